@@ -250,7 +250,7 @@ class Receipt:
 
     ``id`` is what the client saw (``RequestOpened.parent``, else the engine's id). For ``n > 1``
     the prompt counts once, completions are the children's sum, and ``children`` lists one receipt
-    for each. ``final`` is false while the request runs or its last step is not settled.
+    for each. ``requests`` are the engine's own ids of all that it covers. ``final`` is false while the request runs or its last step is not settled.
     ``uncertainty_j`` is one standard deviation of the split (k = 1); the instrument's own gain is
     apart. Token counts are ``None`` where the engine has not said.
     """
@@ -272,6 +272,7 @@ class Receipt:
     fidelity: Fidelity
     quality: Quality | None
     final: bool
+    requests: tuple[str, ...] = ()
     children: tuple[Receipt, ...] = ()
 
     @property

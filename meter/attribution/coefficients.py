@@ -1,0 +1,108 @@
+"""What a step costs: the coefficients of the cost game and the features they price.
+
+``cost = static_w·seconds + F·steps + a·p + q·pairs + b·n + c·kv`` (DESIGN section 5), where
+``seconds`` is time outside steps (idle and gaps), ``p`` prefill tokens computed, ``pairs`` the
+token pairs that prefill attention sees, ``n`` decode tokens computed and ``kv`` the context tokens
+that decoding requests read. The other coefficients hold the *time* that their work adds as well:
+static power during a longer step belongs to what made it longer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meter.model import Device, Engine
+
+NAMES = ("static_w", "F", "a", "q", "b", "c")
+
+
+class Features(NamedTuple):
+    """What was done in some stretch of time; counts are fractional where a step is cut."""
+
+    seconds: float
+    steps: float
+    prefill: float
+    pairs: float
+    decode: float
+    context: float
+
+
+class Coefficients(NamedTuple):
+    """Watts for ``static_w``, joules per unit for the rest, in the order of ``Features``."""
+
+    static_w: float
+    step_j: float
+    prefill_j: float
+    pair_j: float
+    decode_j: float
+    context_j: float
+
+    def cost_j(self, work: Features) -> float:
+        """Joules these coefficients foresee for ``work``."""
+        return (
+            self.static_w * work.seconds
+            + self.step_j * work.steps
+            + self.prefill_j * work.prefill
+            + self.pair_j * work.pairs
+            + self.decode_j * work.decode
+            + self.context_j * work.context
+        )
+
+
+def prefill_pairs(tokens: int, context: int) -> float:
+    """Token pairs that causal attention sees for a chunk: ``m·ctx + m(m+1)/2``."""
+    return tokens * context + tokens * (tokens + 1) / 2
+
+
+class Prior(NamedTuple):
+    """Where calibration starts; ``informed`` is false where only the shape means anything."""
+
+    coefficients: Coefficients
+    informed: bool
+
+
+#: The shape of an 8B model's costs on an H100 (DESIGN section 8). Used where the model's facts are
+#: unknown: the data set its scale at once, and then every coefficient by itself.
+GENERIC = Prior(Coefficients(115.0, 2.0, 16.5e-3, 0.75e-6, 30e-3, 24e-6), informed=False)
+
+_BUSY_SHARE_OF_LIMIT = 0.8
+_STATIC_SHARE_OF_LIMIT = 0.16
+_JOULES_PER_FLOP = 0.71e-12
+_MODEL_FLOP_UTILISATION = 0.5
+_STEP_OVERHEAD = 1.4
+_DECODE_TO_PREFILL = 1.8
+
+
+def roofline_prior(engine: Engine, device: Device, shards: int = 1) -> Prior:
+    """Coefficients from the model's and the card's data sheets (DESIGN section 5, each within ~1.4).
+
+    ``shards``: devices that share the engine's work; each carries an equal part. Returns
+    ``GENERIC`` where a fact is missing.
+    """
+    params = engine.active_params or engine.params
+    if (
+        params is None
+        or engine.weight_bytes is None
+        or engine.kv_bytes_per_token is None
+        or engine.layers is None
+        or engine.heads is None
+        or engine.head_dim is None
+        or device.mem_bandwidth is None
+        or device.power_limit_w is None
+    ):
+        return GENERIC
+    busy_w = _BUSY_SHARE_OF_LIMIT * device.power_limit_w
+    joules_per_byte = busy_w / device.mem_bandwidth / shards
+    joules_per_flop = _JOULES_PER_FLOP / _MODEL_FLOP_UTILISATION / shards
+    prefill_j = 2 * params * joules_per_flop
+    return Prior(
+        Coefficients(
+            static_w=_STATIC_SHARE_OF_LIMIT * device.power_limit_w,
+            step_j=_STEP_OVERHEAD * engine.weight_bytes * joules_per_byte,
+            prefill_j=prefill_j,
+            pair_j=4 * engine.heads * engine.head_dim * engine.layers * joules_per_flop,
+            decode_j=_DECODE_TO_PREFILL * prefill_j,
+            context_j=engine.kv_bytes_per_token * joules_per_byte,
+        ),
+        informed=True,
+    )

@@ -1,0 +1,218 @@
+"""One engine as the core sees it: its life, its open requests, its passes in order.
+
+The timeline is a queue of what has to settle in order: passes, and the ends of requests between
+them. Whatever stands at its head waits until every device of the engine has closed the intervals
+that the pass lies in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from meter.attribution.accumulator import Accumulator
+from meter.attribution.batch import Batch, Pass
+from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
+
+_LINGER_NS = 1_000_000_000
+_STEP_NS_MAX = 30_000_000_000
+
+
+class Lost(NamedTuple):
+    """Time between two known passes in which steps were lost."""
+
+    start_ns: int
+    end_ns: int
+    before: Pass | None
+    after: Pass
+
+
+class Dispersed(NamedTuple):
+    """The batch was lost from sight: these requests' segments end here."""
+
+    requests: list[str]
+
+
+class Ended(NamedTuple):
+    """A request's end, in its place among the passes."""
+
+    request: str
+    close: RequestClosed
+
+
+@dataclass(slots=True)
+class Request:
+    """An open request: how it came, and how it went."""
+
+    opened: RequestOpened
+    closed: RequestClosed | None = None
+
+
+@dataclass(slots=True)
+class EngineState:
+    """Everything the core holds of one engine."""
+
+    info: Engine
+    batch: Batch = field(default_factory=Batch)
+    accumulator: Accumulator = field(default_factory=Accumulator)
+    requests: dict[str, Request] = field(default_factory=dict)
+    timeline: deque[Pass | Dispersed | Ended] = field(default_factory=deque)
+    passes: deque[Pass] = field(default_factory=deque)
+    lost: deque[Lost] = field(default_factory=deque)
+    startups: list[tuple[int, int | None]] = field(default_factory=list)
+    lost_steps: int = 0
+    unfinished: int = 0
+    last: Pass | None = None
+    _busy_since_ns: int | None = None
+    _last_seq: tuple[int, int] | None = None
+    _lost_from_ns: int | None = None
+    _closing: dict[str, RequestClosed] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        return self.info.model or ""
+
+    # --- its life
+
+    def up(self, t_ns: int) -> None:
+        if not self.startups or self.startups[-1][1] is not None:
+            self.startups.append((t_ns, None))
+
+    def ready(self, t_ns: int) -> None:
+        if self.startups and self.startups[-1][1] is None:
+            self.startups[-1] = (self.startups[-1][0], t_ns)
+
+    def down(self, t_ns: int) -> None:
+        """The engine is gone: what it still held is closed as ``lost``."""
+        self.ready(t_ns)
+        for request in [r for r, held in self.requests.items() if held.closed is None]:
+            self.close(RequestClosed(self.info.id, request, t_ns, reason="lost"))
+        self.end_closing(None)
+        self._forget_batch()
+        self._lost_from_ns = None
+        self._last_seq = None
+
+    # --- its requests
+
+    def open(self, event: RequestOpened) -> None:
+        if event.request in self.requests:
+            return
+        self.requests[event.request] = Request(event)
+        if self.unfinished == 0:
+            self._busy_since_ns = event.t_ns
+        self.unfinished += 1
+
+    def close(self, event: RequestClosed) -> None:
+        held = self.requests.get(event.request)
+        if held is None or held.closed is not None:
+            return
+        held.closed = event
+        self._closing[event.request] = event
+        self.unfinished -= 1
+
+    def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
+        """Put the ends of closed requests on the timeline, but for those a step still names.
+
+        A request may be closed while the engine still computes it (asynchronous scheduling): it
+        lingers until a step no longer names it.
+        """
+        for request, event in list(self._closing.items()):
+            if request in named or (older_than_ns is not None and event.t_ns > older_than_ns):
+                continue
+            del self._closing[request]
+            self.batch.remove(request)
+            self.timeline.append(Ended(request, event))
+
+    def linger(self, watermark_ns: int) -> None:
+        """Time goes on without a step: requests closed long enough are at their end."""
+        if self._closing:
+            self.end_closing(watermark_ns - _LINGER_NS)
+
+    # --- its steps
+
+    def gap(self, event: Gap) -> None:
+        """Steps are known to be lost."""
+        self.lost_steps += event.last_seq - event.first_seq + 1
+        self._lose(event.t_ns)
+        self._last_seq = (event.epoch, event.last_seq)
+
+    def step(self, step: Step) -> Pass | None:
+        """Take a step in; the pass it was, or ``None`` where it is not known who took part."""
+        if step.dummy or step.t1_ns <= step.t0_ns:
+            return None
+        self._follow(step)
+        self._open_unannounced(step)
+        self.end_closing(step.t0_ns, frozenset(work.request for work in step.work))
+        done = self.batch.apply(step, self._gap_start(step.t0_ns))
+        if done is None:
+            self.lost_steps += 1
+            self._lose(step.t0_ns)
+            return None
+        self._end_loss(done)
+        self.ready(done.gap_ns)
+        if done.participants:
+            self.passes.append(done)
+            self.last = done
+        self.timeline.append(done)
+        return done
+
+    def known_until(self, watermark_ns: int) -> int:
+        """Until when it is known what the engine did.
+
+        With unfinished requests a step may be under way that is only told at its end; but no step
+        is believed to take longer than ``_STEP_NS_MAX``.
+        """
+        if self.unfinished == 0:
+            return watermark_ns
+        known = self._gap_start(watermark_ns)
+        return known if watermark_ns - known < _STEP_NS_MAX else watermark_ns
+
+    def forget_before(self, t_ns: int) -> None:
+        """Drop the passes and losses that no open interval can touch any more."""
+        while self.passes and self.passes[0].t1_ns <= t_ns:
+            self.passes.popleft()
+        while self.lost and self.lost[0].end_ns <= t_ns:
+            self.lost.popleft()
+
+    def _gap_start(self, t0_ns: int) -> int:
+        """Since when, before ``t0``, the engine has had work to do but no step."""
+        since = self._busy_since_ns if self._busy_since_ns is not None else t0_ns
+        if self.last is not None:
+            since = max(since, self.last.t1_ns)
+        return min(since, t0_ns)
+
+    def _follow(self, step: Step) -> None:
+        """Notice lost steps and new lives by epoch and sequence number."""
+        if self._last_seq is not None:
+            epoch, seq = self._last_seq
+            if step.epoch != epoch:
+                self._forget_batch()
+            elif step.seq > seq + 1:
+                self.lost_steps += step.seq - seq - 1
+                self._lose(step.t0_ns)
+        self._last_seq = (step.epoch, step.seq)
+
+    def _lose(self, t_ns: int) -> None:
+        """From the last known pass (or ``t``) on it is unknown who was computed."""
+        self._forget_batch()
+        if self._lost_from_ns is None:
+            self._lost_from_ns = self.last.t1_ns if self.last is not None else t_ns
+
+    def _end_loss(self, done: Pass) -> None:
+        if self._lost_from_ns is not None:
+            if done.t0_ns > self._lost_from_ns:
+                self.lost.append(Lost(self._lost_from_ns, done.t0_ns, self.last, done))
+            done.gap_ns = done.t0_ns
+            self._lost_from_ns = None
+
+    def _forget_batch(self) -> None:
+        """Nobody is known to run: open segments end with the last known pass."""
+        members = self.batch.forget()
+        if members:
+            self.timeline.append(Dispersed(members))
+
+    def _open_unannounced(self, step: Step) -> None:
+        for work in step.work:
+            if work.request not in self.requests:
+                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))

@@ -1,0 +1,151 @@
+"""Runs the core over a recorded trace: how results are reproduced and policies compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from meter.attribution import Attributor
+from meter.attribution.rules import Rule, split
+from meter.model import Account, Receipt, Snapshot, worst
+from meter.trace import Trace, read_trace
+
+
+class Policy(StrEnum):
+    """Who pays: the cost game's Shapley value, or a rule in use elsewhere (for comparison)."""
+
+    SHAPLEY = "shapley"
+    TOKENS = "tokens"
+    TIME = "time"
+    INFLIGHT = "inflight"
+
+
+class CalibrationMode(StrEnum):
+    """``whole`` may look at the whole trace; ``online`` only at the past, as live."""
+
+    WHOLE = "whole"
+    ONLINE = "online"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay gives: the receipts, the accounts at the end, and the trace it read."""
+
+    receipts: tuple[Receipt, ...]
+    snapshot: Snapshot
+    trace: Trace
+
+
+def replay(
+    path: Path | str,
+    policy: Policy = Policy.SHAPLEY,
+    calibration: CalibrationMode = CalibrationMode.WHOLE,
+) -> Replayed:
+    """Replay the trace at ``path``. Raises ``meter.trace.TraceError`` where nothing is usable."""
+    return replay_trace(read_trace(path), policy, calibration)
+
+
+def replay_trace(
+    trace: Trace,
+    policy: Policy = Policy.SHAPLEY,
+    calibration: CalibrationMode = CalibrationMode.WHOLE,
+) -> Replayed:
+    """Replay a trace that is already read."""
+    core = _run(trace, Attributor(trace.devices, trace.engines))
+    if calibration is CalibrationMode.WHOLE:
+        for learned in core.calibrations().values():
+            learned.refit()
+        fits = {id: learned.fit for id, learned in core.calibrations().items()}
+        core = _run(trace, Attributor(trace.devices, trace.engines, fits))
+    receipts = core.drain()
+    if policy is not Policy.SHAPLEY:
+        receipts = _under_rule(trace, receipts, Rule(policy))
+    return Replayed(tuple(receipts), core.snapshot(), trace)
+
+
+def _run(trace: Trace, core: Attributor) -> Attributor:
+    for event in trace.events:
+        core.feed(event)
+    core.finish()
+    return core
+
+
+def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
+    """The same requests, charged by another rule. Rules know no phases: all counts as decode."""
+    joules = split(trace.events, rule)
+    return [
+        replace(
+            receipt,
+            prefill_j=0.0,
+            recompute_j=0.0,
+            decode_j=sum(joules.get(request, 0.0) for request in receipt.requests),
+            children=(),
+        )
+        for receipt in receipts
+    ]
+
+
+# --- what replay writes ---------------------------------------------------------------------
+
+
+def receipt_line(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as replay and the HTTP API write it; unknown figures are ``null``."""
+    line: dict[str, Any] = {
+        "id": receipt.id,
+        "engine": receipt.engine,
+        "model": receipt.model,
+        "tenant": receipt.tenant,
+        "reason": receipt.reason,
+        "prompt_tokens": receipt.prompt_tokens,
+        "cached_tokens": receipt.cached_tokens,
+        "completion_tokens": receipt.completion_tokens,
+        "energy_j": receipt.energy_j,
+        "prefill_j": receipt.prefill_j,
+        "decode_j": receipt.decode_j,
+        "recompute_j": receipt.recompute_j,
+        "uncertainty_j": receipt.uncertainty_j,
+        "fidelity": str(receipt.fidelity),
+        "quality": None if receipt.quality is None else str(receipt.quality),
+        "final": receipt.final,
+    }
+    if receipt.children:
+        line["children"] = [receipt_line(child) for child in receipt.children]
+    return line
+
+
+def summary(replayed: Replayed) -> dict[str, Any]:
+    """The accounts at the end of a replay, in joules."""
+    s = replayed.snapshot
+    quality = worst([d.device.quality for d in s.devices])
+    return {
+        "measured_j": s.measured_j,
+        "attributed_j": s.attributed_j,
+        "prefill_j": s.total_j(Account.PREFILL),
+        "decode_j": s.total_j(Account.DECODE),
+        "recompute_j": s.total_j(Account.RECOMPUTE),
+        "idle_j": s.total_j(Account.IDLE),
+        "startup_j": s.total_j(Account.STARTUP),
+        "unattributed_j": s.total_j(Account.UNATTRIBUTED),
+        "unattributed_by_reason": dict(s.unattributed),
+        "pending_j": s.pending_j,
+        "conservation_error_j": s.conservation_error_j,
+        "requests": len(replayed.receipts),
+        "coefficients": {d.device.id: dict(d.coefficients) for d in s.devices},
+        "latency_s": {d.device.id: 0.0 for d in s.devices},
+        "refresh_s": {d.device.id: d.refresh_s for d in s.devices},
+        "quality": None if quality is None else str(quality),
+        "late_events": s.late_events,
+        "lost_steps": s.lost_steps,
+        "bad_lines": len(replayed.trace.bad_lines),
+    }
+
+
+def write_receipts(replayed: Replayed, path: Path) -> None:
+    """One JSON line a receipt, in order of completion."""
+    with path.open("w", encoding="utf-8") as file:
+        for receipt in replayed.receipts:
+            file.write(json.dumps(receipt_line(receipt)) + "\n")
