@@ -183,9 +183,10 @@ class RequestOpened:
 
 @dataclass(frozen=True, slots=True)
 class RequestClosed:
-    """The engine is done with a request. ``cached_tokens``: prompt tokens found in the prefix cache.
+    """The engine is done with a request.
 
-    ``reason``: stop, length, abort, stop_or_abort, error, repetition, lost …
+    ``cached_tokens``: prompt tokens found in the prefix cache. ``reason``: stop, length, abort,
+    stop_or_abort, error, repetition, lost …
     """
 
     engine: str
@@ -248,11 +249,12 @@ Event = Reading | Step | RequestOpened | RequestClosed | EngineEvent | Gap | Clo
 class Receipt:
     """What one request took. Joules of the ``gpu`` boundary (or the CPU's, for a CPU engine).
 
-    ``id`` is what the client saw (``RequestOpened.parent``, else the engine's id). For ``n > 1``
-    the prompt counts once, completions are the children's sum, and ``children`` lists one receipt
-    for each. ``requests`` are the engine's own ids of all that it covers. ``final`` is false while the request runs or its last step is not settled.
-    ``uncertainty_j`` is one standard deviation of the split (k = 1); the instrument's own gain is
-    apart. Token counts are ``None`` where the engine has not said.
+    ``id`` is what the client saw (``RequestOpened.parent``, else the engine's id); ``requests`` are
+    the engine's own ids of all that it covers. For ``n > 1`` the prompt counts once, completions
+    are the children's sum, and ``children`` lists one receipt for each. ``final`` is false while
+    the request runs or its last step is not settled. ``uncertainty_j`` is one standard deviation of
+    the split (k = 1); the instrument's own gain is apart. Token counts are ``None`` where the
+    engine has not said.
     """
 
     id: str

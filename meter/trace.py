@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from meter.model import (
     Clock,
@@ -304,7 +304,7 @@ def _lines(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, str]]:
 
 def _open(path: Path, mode: str) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, mode + "t", encoding="utf-8")
+        return cast("IO[str]", gzip.open(path, mode + "t", encoding="utf-8"))
     if path.suffix == ".zst":
         import zstandard
 
@@ -504,7 +504,8 @@ def _scaled(line: dict[str, Any], name: str, decimals: int) -> int | None:
     if isinstance(value, int):
         return value * 10**decimals
     try:
-        return int(value.scaleb(decimals).to_integral_value(ROUND_HALF_EVEN))
+        scaled = Decimal(value).scaleb(decimals)
+        return int(scaled.to_integral_value(ROUND_HALF_EVEN))
     except InvalidOperation:
         raise LineError(f"{name} {value!r} is not a finite number") from None
 

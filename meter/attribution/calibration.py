@@ -143,10 +143,10 @@ def _robust_fit(
         spread = max(_SPREAD_MIN, _MAD_TO_SD * float(np.median(np.abs(residual))))
         trust = np.square(np.maximum(0.0, 1 - np.square(residual / (_TUKEY * spread))))
     loss = float((trust * np.square(residual)).sum() / max(1.0, trust.sum()))
-    covariance = np.linalg.pinv(hessian, hermitian=True) * _correlation_factor(residual, trust)
+    inverse: _Array = np.linalg.pinv(hessian, hermitian=True).astype(np.float64)
     fit = Fit(
         coefficients=Coefficients(*(float(v) for v in theta)),
-        covariance=covariance,
+        covariance=inverse * _correlation_factor(residual, trust),
         spread=spread,
         intervals=len(y),
         converged=converged,

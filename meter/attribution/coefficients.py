@@ -74,7 +74,9 @@ _DECODE_TO_PREFILL = 1.8
 
 
 def roofline_prior(engine: Engine, device: Device, shards: int = 1) -> Prior:
-    """Coefficients from the model's and the card's data sheets (DESIGN section 5, each within ~1.4).
+    """Coefficients from the model's and the card's data sheets, each right within about 1.4.
+
+    The formulas and their check against published figures: DESIGN section 5.
 
     ``shards``: devices that share the engine's work; each carries an equal part. Returns
     ``GENERIC`` where a fact is missing.

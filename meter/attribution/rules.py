@@ -87,7 +87,7 @@ def _members(ordered: Sequence[Event]) -> Iterable[tuple[Step, dict[str, int]]]:
         if not isinstance(event, Step):
             continue
         before = decoding[event.engine] if event.same else set()
-        emits = {request: 1 for request in before - set(event.drop)}
+        emits = dict.fromkeys(before - set(event.drop), 1)
         still = set(emits)
         for work in event.work:
             decode = work.phase is Phase.DECODE

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from meter.attribution.batch import Pass
@@ -270,7 +271,7 @@ def _crowding(parts: list[Part], start: int, end: int) -> list[Part]:
     )
     run_s = [0.0] * len(parts)
     gap_s = [0.0] * len(parts)
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         present = [i for i, p in enumerate(parts) if p.done.gap_ns <= left < p.done.t1_ns]
         saved = (right - left) * 1e-9 * (1 - 1 / len(present)) if present else 0.0
         for i in present:
