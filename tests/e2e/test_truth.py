@@ -31,6 +31,7 @@ def test_a_step_is_split_by_the_hooks_own_terms() -> None:
     truth = true_joules([step], lives, S, 2 * S, 100.0)
     assert truth.requests_j["A"] == pytest.approx(400 * (5 + 20) / 40 + 100 * 0.75)
     assert truth.requests_j["B"] == pytest.approx(400 * (5 + 10) / 40 + 100 * 0.25)
+    assert truth.prefill_j == {"A": truth.requests_j["A"], "B": 0}
     assert truth.idle_j == 0
     assert truth.total_j == pytest.approx(500)
 

@@ -67,9 +67,10 @@ class Life(NamedTuple):
 
 @dataclass
 class Truth:
-    """True joules by the client's id, of the idle card, and of the card in all."""
+    """True joules by the client's id (and their part in prefill), of idle, and in all."""
 
     requests_j: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    prefill_j: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     gaps_j: float = 0.0
     idle_j: float = 0.0
     total_j: float = 0.0
@@ -77,6 +78,7 @@ class Truth:
     def as_json(self) -> dict[str, object]:
         return {
             "requests": dict(self.requests_j),
+            "prefill": dict(self.prefill_j),
             "gaps_j": self.gaps_j,
             "idle_j": self.idle_j,
             "total_j": self.total_j,
@@ -149,8 +151,8 @@ class _Split:
     truth: Truth = field(default_factory=Truth)
 
     def step(self, step: LoggedStep) -> None:
-        for request, joules in _step_shares(step):
-            self._give(request, joules)
+        for part, joules in _step_shares(step):
+            self._give(part, joules)
         self.truth.total_j += step.power_w * step.seconds
 
     def gap(
@@ -171,18 +173,20 @@ class _Split:
                 continue
             busy_s += overlap_s
             for part in owner.parts:
-                self._give(part.request, power_w * overlap_s / len(owner.parts))
+                self._give(part, power_w * overlap_s / len(owner.parts))
         all_s = (end_ns - start_ns) / 1e9
         self.truth.gaps_j += power_w * busy_s
         self.truth.idle_j += power_w * (all_s - busy_s)
         self.truth.total_j += power_w * all_s
 
-    def _give(self, request: str, joules: float) -> None:
-        self.truth.requests_j[self.parents.get(request, request)] += joules
+    def _give(self, part: Part, joules: float) -> None:
+        client = self.parents.get(part.request, part.request)
+        self.truth.requests_j[client] += joules
+        self.truth.prefill_j[client] += joules if part.prefill else 0.0
 
 
-def _step_shares(step: LoggedStep) -> Iterator[tuple[str, float]]:
-    """What each request took within the step, gaps aside. The shares sum to power x time."""
+def _step_shares(step: LoggedStep) -> Iterator[tuple[Part, float]]:
+    """What each part took within the step, gaps aside. The shares sum to power x time."""
     count = len(step.parts)
     dynamic_j = (step.power_w - step.static_w) * step.seconds
     static_j = step.static_w * step.seconds
@@ -191,7 +195,7 @@ def _step_shares(step: LoggedStep) -> Iterator[tuple[str, float]]:
     for part in step.parts:
         of_dynamic = (step.fixed_j / count + part.own_j) / model_j
         of_static = (step.fixed_s / count + part.own_s) / model_s
-        yield part.request, dynamic_j * of_dynamic + static_j * of_static
+        yield part, dynamic_j * of_dynamic + static_j * of_static
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -13,8 +13,8 @@ two models' terms for each request go to a log, from which ``truth.py`` works ou
 Everything is ``CLOCK_MONOTONIC``. Standard library only: it is put on ``PYTHONPATH`` and found by
 vLLM through its entry point. It works by environment:
 
-* ``JOULEMETER_E2E_LOG``: where the log goes (JSON lines); without it the plugin does nothing;
-* ``JOULEMETER_E2E_CARD``: the card's control file, and ``JOULEMETER_E2E_CARD_MODULE``: the Python
+* ``E2E_HOOK_LOG``: where the log goes (JSON lines); without it the plugin does nothing;
+* ``E2E_HOOK_CARD``: the card's control file, and ``E2E_HOOK_CARD_MODULE``: the Python
   file that knows how to write it; without them nothing is posted, the log is kept all the same.
 """
 
@@ -30,7 +30,7 @@ _PATCHED = "_joulemeter_e2e_hook"
 def register() -> None:
     """Hook the worker, if this process has one. vLLM calls this in each of its processes."""
     base = sys.modules.get("vllm.v1.worker.worker_base")
-    if base is None or not os.environ.get("JOULEMETER_E2E_LOG"):
+    if base is None or not os.environ.get("E2E_HOOK_LOG"):
         return
     wrapper = base.WorkerWrapperBase
     if not hasattr(wrapper, _PATCHED):

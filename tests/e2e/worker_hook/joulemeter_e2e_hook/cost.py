@@ -49,17 +49,17 @@ class Cost:
         self._random = random.Random(seed)
 
     def static_at(self, t_s: float) -> float:
-        """Static power at a time: it drifts by 2 % in three minutes and a half."""
-        return self.static_w * (1 + 0.02 * math.sin(2 * math.pi * t_s / 210.0))
+        """Static power at a time: it drifts by 3 % either way, in three minutes and a half."""
+        return self.static_w * (1 + 0.03 * math.sin(2 * math.pi * t_s / 210.0))
 
     def step(self, parts: list[Part], t_s: float) -> Joules:
         """The dynamic joules of a step that starts at ``t_s``."""
-        drift = 1 + 0.02 * math.sin(2 * math.pi * t_s / 160.0 + 1.0)
+        drift = 1 + 0.05 * math.sin(2 * math.pi * t_s / 160.0 + 1.0)
         scale = drift * math.exp(self._random.gauss(0.0, self.noise))
         return Joules(scale * self.fixed_j, tuple(scale * self._own(part) for part in parts))
 
     @staticmethod
     def _own(part: Part) -> float:
         if part.prefill:
-            return 1.3 * part.tokens**1.05 + 5e-4 * part.pairs
-        return 1.2 + 1.1e-2 * part.context**0.9
+            return 1.05 * part.tokens**1.1 + 1.2e-3 * part.pairs
+        return 1.2 + 2.2e-2 * part.context**0.8

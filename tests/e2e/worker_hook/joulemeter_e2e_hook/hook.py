@@ -34,7 +34,7 @@ class Hook:
 
     @classmethod
     def from_environment(cls) -> Hook:
-        return cls(os.environ["JOULEMETER_E2E_LOG"], _card())
+        return cls(os.environ["E2E_HOOK_LOG"], _card())
 
     def began(self, scheduled: Any) -> None:
         """A step begins: post its power. ``scheduled`` is vLLM's ``SchedulerOutput``."""
@@ -104,7 +104,7 @@ class Hook:
 
 def _card() -> Any | None:
     """The simulated card, written through the module that owns its format."""
-    control, module = (os.environ.get(f"JOULEMETER_E2E_{k}") for k in ("CARD", "CARD_MODULE"))
+    control, module = (os.environ.get(f"E2E_HOOK_{k}") for k in ("CARD", "CARD_MODULE"))
     if not control or not module:
         return None
     spec = importlib.util.spec_from_file_location("joulemeter_e2e_card", module)
