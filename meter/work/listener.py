@@ -1,0 +1,160 @@
+"""The meter's end of the wire: one thread that drains the socket and pushes events.
+
+The kernel holds only ten datagrams for a listener, so the thread does nothing but receive, decode
+and push. When nothing comes it looks whether the engines that spoke are still alive: a killed
+engine says no good-bye.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from meter.model import Event
+from meter.work.wire import Counters, Decoder, DevicesOf, Source
+
+_DATAGRAM_MAX = 1 << 20
+_LIVENESS_S = 1.0
+
+
+class ListenError(Exception):
+    """The socket cannot be listened on; the message says why and what to do."""
+
+
+class Listener:
+    """Listens on the ``AF_UNIX`` datagram socket ``path`` and pushes what engines say.
+
+    ``push`` takes one event, never blocks and may be called from any thread. ``devices_of`` finds
+    the devices of an engine from its ``Hello``; it is called in the listener's thread, once for
+    every hello. ``mode`` are the socket's permissions: who may write may be an engine.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        push: Callable[[Event], None],
+        devices_of: DevicesOf | None = None,
+        mode: int = 0o600,
+    ) -> None:
+        self._path = Path(path)
+        self._push = push
+        self._mode = mode
+        self._decoder = Decoder(devices_of)
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._watched: set[str] = set()
+        self.last_ns: int | None = None
+
+    @property
+    def counters(self) -> Counters:
+        """Live counts; only ever grow, and are written by the listener's thread alone."""
+        return self._decoder.counters
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def start(self) -> None:
+        """Bind and start. Raises ``ListenError`` where the path cannot be used."""
+        self._socket = self._bind()
+        self._thread = threading.Thread(target=self._run, name="joulemeter-listener", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take what has already arrived, then end the thread and remove the socket."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._wake()
+            self._thread.join()
+            self._thread = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def _bind(self) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(self._path.stat().st_mode):
+                raise ListenError(f"{self._path} exists and is no socket; choose another path")
+            self._path.unlink()
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _DATAGRAM_MAX)
+            listening.bind(str(self._path))
+            self._path.chmod(self._mode)
+        except OSError as error:
+            listening.close()
+            remedy = "choose a shorter path in a directory that can be written"
+            raise ListenError(f"cannot listen on {self._path}: {error}; {remedy}") from error
+        listening.settimeout(_LIVENESS_S)
+        return listening
+
+    def _wake(self) -> None:
+        """An empty datagram ends the wait of the thread (a full queue wakes it as well)."""
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as waker,
+        ):
+            waker.sendto(b"", str(self._path))
+
+    def _run(self) -> None:
+        listening = self._socket
+        if listening is None:
+            return
+        buffer = bytearray(_DATAGRAM_MAX)
+        view = memoryview(buffer)
+        next_look = time.monotonic() + _LIVENESS_S
+        while True:
+            try:
+                size = listening.recv_into(view)
+            except TimeoutError:
+                size = 0
+            except OSError:
+                return
+            if size:
+                self._take(view[:size])
+            if time.monotonic() >= next_look:
+                self._look_for_the_dead()
+                next_look = time.monotonic() + _LIVENESS_S
+            if self._stopping.is_set():
+                listening.setblocking(False)
+                if not size:
+                    return
+
+    def _take(self, data: memoryview) -> None:
+        self.last_ns = time.monotonic_ns()
+        for event in self._decoder.decode(data):
+            self._push(event)
+
+    def _look_for_the_dead(self) -> None:
+        for source in self._decoder.sources:
+            if self._is_gone(source):
+                self._push(self._decoder.gone(source, time.monotonic_ns()))
+
+    def _is_gone(self, source: Source) -> bool:
+        """Only where its process was once seen: it may live in another PID namespace."""
+        pid = source.hello.pid
+        if pid is None:
+            return False
+        if _exists(pid):
+            self._watched.add(source.name)
+            return False
+        return source.name in self._watched
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""The plugin inside vLLM. Standard library only, relative imports only."""

@@ -1,0 +1,287 @@
+"""The engine's end of the wire: tells the meter what the engine does, and never waits for it.
+
+How an engine uses it (vLLM's plugin does, and the demo's engine too)::
+
+    sender = Sender(os.environ["JOULEMETER_SOCKET"])
+    sender.hello({"engine": "0", "model": "m", "params": 8.0e9, ...}, "ready")   # see ``hello``
+    sender.opened(t_ns, "r1", parent="chatcmpl-1", prompt_tokens=512)
+    sender.step(0, t0_ns, t1_ns, [("r1", 512, 0, "p")])                           # full form
+    sender.step(1, t0_ns, t1_ns, [("r1", 1, 512, "d")])
+    sender.step(2, t0_ns, t1_ns, [], same=True)                                   # change form
+    sender.closed(t_ns, "r1", "stop", prompt=512, cached=0, completion=3)
+    sender.flush()                                                                # once a step
+
+Nothing is sent before ``flush``; flush at least after every step, and after ``opened`` before a
+long step. All times are ``CLOCK_MONOTONIC`` nanoseconds. A request closes after the last step that
+names it. One thread only.
+
+**The wire.** ``AF_UNIX`` datagrams, each one JSON array ``["jm1", source, number, [record …]]``:
+``source`` names one life of one engine, ``number`` counts its datagrams from 0. The records:
+
+======================================================  ============================================
+``["H", t, event, {facts}]``                            who speaks, and its state: up or ready
+``["O", t, id, parent, prompt_tokens, model, tenant]``  a request was taken; last four may be null
+``["F", seq, t0, t1, [work …]]``                        a step in full form
+``["S", seq, t0, t1, [work …], [id …]]``                a step in change form: others, dropped ids
+``["P", seq, [work …]]``                                more work of step ``seq``, before its F or S
+``["D", seq, t0, t1]``                                  a dummy step; ``seq`` is the last step's
+``["C", t, id, reason, prompt, cached, completion]``    a request is done
+``["E", t, event]``                                     down
+======================================================  ============================================
+
+``work`` is ``[id, tokens, context, phase]`` or ``[id, tokens, context, phase, kept]``, phases and
+change form as in ``meter.model.Step``.
+
+**What can go wrong.** A datagram that was sent is never lost, so the sender knows what the meter
+has. A full queue (the kernel holds 10) keeps the buffer, and the next flush sends it merged. A
+buffer that grows too large drops its steps, and a jump in ``seq`` tells so. Without a listener
+steps are dropped at once; a connection is tried once a second, and a new one begins with ``H`` and
+an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
+until it comes, steps in change form are not sent: they would have no base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+DATAGRAM_BYTES = 64 * 1024
+BUFFER_BYTES = 1024 * 1024
+RETRY_NS = 1_000_000_000
+
+# A full step of this many requests still fits one datagram of the default socket buffer.
+_WORK_PER_RECORD = 1000
+_STEP_RECORDS = ('["S"', '["F"', '["P"', '["D"')
+_FULL_QUEUE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM}
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+WorkRow = Sequence[object]
+
+
+class Sender:
+    """Non-blocking, bounded, reconnecting. No method waits or raises for the meter's sake.
+
+    ``path``: the meter's socket. ``clock``: ``CLOCK_MONOTONIC`` in ns. ``lost_steps`` counts steps
+    that were not sent, ``datagrams`` those that were.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        clock: Callable[[], int] = time.monotonic_ns,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._buffer_bytes = buffer_bytes
+        self._limit = buffer_bytes
+        self.source = f"{os.getpid()}-{clock()}"
+        self._facts: Mapping[str, object] | None = None
+        self._event = "up"
+        self._socket: socket.socket | None = None
+        self._retry_ns = 0
+        self._open: dict[str, str] = {}  # id -> its "O" record
+        self._buffer: list[str] = []
+        self._size = 0
+        self._stalled = False
+        self._needs_full = True
+        self.datagrams = 0
+        self.lost_steps = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    @property
+    def wants_full(self) -> bool:
+        """True where the next step has to be in full form for the meter to follow."""
+        return self._needs_full and self._socket is not None and not self._stalled
+
+    # --- what the engine says
+
+    def hello(self, facts: Mapping[str, object], event: str = "ready") -> None:
+        """Say who speaks. ``event``: ``up`` (still loading) or ``ready``. Connects.
+
+        ``facts``, where known: ``engine`` (its label), ``model`` (served name), ``params``,
+        ``active_params`` (counts), ``weight_bytes``, ``kv_bytes_per_token``, ``layers``, ``heads``,
+        ``head_dim``, ``engine_version``, ``dtype``, ``tp``, ``pp``, ``dp``, ``pid``,
+        ``cuda_visible_devices``.
+        """
+        self._facts = dict(facts)
+        self._event = event
+        if self._socket is None:
+            self._connect()
+        else:
+            self._put(self._hello())
+        self.flush()
+
+    def opened(
+        self,
+        t_ns: int,
+        request: str,
+        parent: str | None = None,
+        prompt_tokens: int | None = None,
+        model: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        """The engine took ``request``; ``parent`` is the id that the client saw."""
+        text = _encode(("O", t_ns, request, parent, prompt_tokens, model, tenant))
+        self._open[request] = text
+        self._put(text)
+
+    def step(
+        self,
+        seq: int,
+        t0_ns: int,
+        t1_ns: int,
+        work: Sequence[WorkRow],
+        same: bool = False,
+        drop: Sequence[str] = (),
+    ) -> None:
+        """A step ended. ``work``: rows ``(id, tokens, context, phase[, kept])``."""
+        if self._socket is None or self._stalled or (same and self._needs_full):
+            self._needs_full = True
+            self.lost_steps += 1
+            return
+        if len(work) > _WORK_PER_RECORD:
+            work = self._put_parts(seq, work)
+            if self._stalled:
+                return
+        if not same:
+            self._needs_full = False
+            self._put(f'["F",{seq},{t0_ns},{t1_ns},{_encode(work)}]')
+        elif work or drop:
+            self._put(f'["S",{seq},{t0_ns},{t1_ns},{_encode(work)},{_encode(drop)}]')
+        else:
+            self._put(f'["S",{seq},{t0_ns},{t1_ns},[],[]]')
+
+    def _put_parts(self, seq: int, work: Sequence[WorkRow]) -> Sequence[WorkRow]:
+        """Put all but the first rows into records of their own; the first rows are returned."""
+        for start in range(_WORK_PER_RECORD, len(work), _WORK_PER_RECORD):
+            self._put(_encode(("P", seq, work[start : start + _WORK_PER_RECORD])))
+        return work[:_WORK_PER_RECORD]
+
+    def dummy(self, seq: int, t0_ns: int, t1_ns: int) -> None:
+        """A pass with nobody in it (data parallel); ``seq`` is that of the last step."""
+        self._put(f'["D",{seq},{t0_ns},{t1_ns}]')
+
+    def closed(
+        self,
+        t_ns: int,
+        request: str,
+        reason: str | None,
+        prompt: int | None = None,
+        cached: int | None = None,
+        completion: int | None = None,
+    ) -> None:
+        """The engine is done with ``request``, and with the last step that named it."""
+        self._open.pop(request, None)
+        self._put(_encode(("C", t_ns, request, reason, prompt, cached, completion)))
+
+    def close(self) -> None:
+        """The engine goes down, or is no longer watched. Says so, once, and lets go."""
+        self._put(_encode(("E", self._clock(), "down")))
+        self.flush()
+        self._disconnect()
+        self._facts = None
+
+    # --- transport
+
+    def flush(self) -> None:
+        """Send what is there, as far as the meter takes it now."""
+        if self._socket is None and not self._connect():
+            return
+        buffer = self._buffer
+        while buffer and self._socket is not None:
+            count = len(buffer) if self._size <= DATAGRAM_BYTES else self._fitting()
+            records = ",".join(buffer[:count])
+            data = f'["jm1","{self.source}",{self.datagrams},[{records}]]'.encode()
+            if not self._send(self._socket, data):
+                return
+            self.datagrams += 1
+            self._stalled = False
+            del buffer[:count]
+            self._size -= len(records) + 1
+
+    def _send(self, connection: socket.socket, data: bytes) -> bool:
+        try:
+            connection.send(data)
+        except OSError as error:
+            if error.errno not in _FULL_QUEUE:
+                self._disconnect()
+            return False
+        return True
+
+    def _fitting(self) -> int:
+        """How many records from the front fit one datagram (at least one)."""
+        size = 0
+        for count, text in enumerate(self._buffer):
+            size += len(text) + 1
+            if size > DATAGRAM_BYTES:
+                return max(1, count)
+        return len(self._buffer)
+
+    def _put(self, text: str) -> None:
+        if self._socket is None:
+            return
+        self._buffer.append(text)
+        self._size += len(text) + 1
+        if self._size > self._limit:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        """The meter has not read for long: its steps are given up, requests' ends are kept.
+
+        Where those alone are too many, all goes, and a new connection starts afresh.
+        """
+        kept = [text for text in self._buffer if not text.startswith(_STEP_RECORDS)]
+        self.lost_steps += len(self._buffer) - len(kept)
+        self._buffer[:] = kept
+        self._size = sum(map(len, kept)) + len(kept)
+        self._stalled = True
+        self._needs_full = True
+        if self._size > self._limit // 2:
+            self._disconnect()
+
+    def _connect(self) -> bool:
+        now_ns = self._clock()
+        if self._facts is None or now_ns < self._retry_ns:
+            return False
+        self._retry_ns = now_ns + RETRY_NS
+        flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        connection = socket.socket(socket.AF_UNIX, flags)
+        try:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            return False
+        self._socket = connection
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """What a listener that knows nothing has to be told first."""
+        self._buffer[:] = [self._hello(), *self._open.values()]
+        self._size = sum(map(len, self._buffer)) + len(self._buffer)
+        self._limit = max(self._buffer_bytes, 4 * self._size)
+        self._stalled = False
+        self._needs_full = True
+
+    def _hello(self) -> str:
+        return _encode(("H", self._clock(), self._event, self._facts))
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+        self._needs_full = True
+        self._buffer.clear()
+        self._size = 0
