@@ -1,0 +1,269 @@
+"""Settings: flags > environment (``JOULEMETER_…``) > YAML file > default, in one frozen object.
+
+In the environment a section and its key are joined by two underscores:
+``JOULEMETER_PRICING__PUE=1.3``. Lists are comma-separated. Unknown keys are errors that name the
+nearest known key. The key descriptions below are what ``joulemeter config show`` prints.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+PREFIX = "JOULEMETER_"
+CONFIG_VARIABLE = "JOULEMETER_CONFIG"
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used. One line per problem: field, what is wrong, the remedy."""
+
+
+def _listed(value: object) -> object:
+    """``a,b`` as it comes from the environment or a flag; a list as it comes from YAML."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list):
+        return tuple(str(part) for part in value)
+    return value
+
+
+def _text_to_decimal(value: object) -> object:
+    """A YAML float as its shortest text, so that 0.3 is three tenths and not 0.299999…"""
+    return str(value) if isinstance(value, float) else value
+
+
+def _currency(value: str) -> str:
+    if len(value) != 3 or not value.isalpha() or not value.isupper():
+        raise ValueError("expected a code of ISO 4217 in capitals, such as EUR or USD")
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Money = Annotated[Decimal, BeforeValidator(_text_to_decimal), Field(allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PowerSettings(Section):
+    """Where joules come from."""
+
+    source: Literal["auto", "nvml", "cpu"] = Field(
+        default="auto",
+        description="nvml: the GPUs' energy counters; cpu: this machine's CPU (RAPL, else an "
+        "estimate); auto: nvml where it works, else cpu.",
+    )
+    nvml_library: Path | None = Field(
+        default=None,
+        description="Path of libnvidia-ml.so.1, where it is not the system's.",
+    )
+    devices: Names = Field(
+        default=(),
+        description="GPUs to meter, by index or UUID; default: those of the engine.",
+    )
+    rate_hz: float = Field(
+        default=50.0,
+        ge=1.0,
+        le=200.0,
+        description="Readings per second and device (20 to 50 suit NVML).",
+    )
+    cpu_idle_w: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="Power (W) of the idle CPU, for the estimate where RAPL cannot be read.",
+    )
+    cpu_max_w: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="Power (W) of the fully busy CPU, for the estimate where RAPL cannot be read.",
+    )
+
+
+class EngineSettings(Section):
+    """The inference engine that is metered."""
+
+    devices: Names = Field(
+        default=(),
+        description="The engine's GPUs, by index or UUID; default: CUDA_VISIBLE_DEVICES of the "
+        "command, else all.",
+    )
+
+
+class PricingSettings(Section):
+    """Flat prices. What is not given is unknown, and its metrics are absent."""
+
+    currency: Annotated[str, AfterValidator(_currency)] = Field(
+        default="USD", description="Currency of all prices here, ISO 4217."
+    )
+    electricity_price_per_kwh: Money | None = Field(
+        default=None, description="Price of a kilowatt-hour; may be negative."
+    )
+    pue: Annotated[Money, Field(ge=1)] | None = Field(
+        default=None,
+        description="Power usage effectiveness, facility energy / IT energy, 1 or more; without it "
+        "electricity costs are a lower bound.",
+    )
+    hardware_price_per_hour: Annotated[Money, Field(ge=0)] | None = Field(
+        default=None, description="Price of an hour of all metered hardware together."
+    )
+
+
+class HttpSettings(Section):
+    """Where metrics, receipts and the page are served."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=9401, ge=0, le=65535, description="Port; 0 takes a free one.")
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    power: PowerSettings = Field(default_factory=PowerSettings, description="Where joules are.")
+    engine: EngineSettings = Field(default_factory=EngineSettings, description="What is metered.")
+    pricing: PricingSettings = Field(default_factory=PricingSettings, description="Flat prices.")
+    http: HttpSettings = Field(default_factory=HttpSettings, description="The meter's own port.")
+    record: Path | None = Field(
+        default=None,
+        description="Write a trace of all events to this file (.gz and .zst compress).",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="warning",
+        description="The least severe of the meter's own messages that are shown.",
+    )
+
+
+def load(path: Path | None = None, flags: Mapping[str, object] | None = None) -> Settings:
+    """The settings in force. ``flags`` maps dotted keys to values; ``None`` there is not given.
+
+    ``path`` defaults to what ``JOULEMETER_CONFIG`` names. Raises ``ConfigError``.
+    """
+    path = path or _path_from_environment()
+    if path is not None:
+        _check_file(path)
+    _check_environment(os.environ)
+    try:
+        layered = _layered(path)(**_nested(flags or {}))
+        return Settings.model_validate(layered.model_dump())
+    except ValidationError as error:
+        raise ConfigError("\n".join(map(_explain, error.errors()))) from error
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}: give a plain value, lists by commas") from error
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key in dotted form with its description."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.description or ""
+
+
+def _path_from_environment() -> Path | None:
+    value = os.environ.get(CONFIG_VARIABLE)
+    return Path(value) if value else None
+
+
+def _layered(path: Path | None) -> type[BaseSettings]:
+    """``Settings`` with its sources; a class, for pydantic-settings takes sources by class."""
+
+    class Layered(Settings, BaseSettings):
+        model_config = SettingsConfigDict(
+            frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__"
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file = YamlConfigSettingsSource(settings_cls, yaml_file=path)
+            return init_settings, env_settings, file
+
+    return Layered
+
+
+def _nested(flags: Mapping[str, object]) -> dict[str, Any]:
+    """``{"http.port": 1}`` as ``{"http": {"port": 1}}``, without what was not given."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flags.items():
+        if value is None:
+            continue
+        *sections, key = dotted.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return nested
+
+
+def _check_file(path: Path) -> None:
+    """That the file is there and is a YAML mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}): give the path of a YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected sections such as 'pricing:', found a {type(values).__name__}"
+        )
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    """Unknown sections in the environment; pydantic-settings passes over them in silence."""
+    sections = {key.split(".")[0] for key, _ in known_keys()}
+    for name in sorted(environ):
+        section, nested, _ = name.removeprefix(PREFIX).partition("__")
+        if not name.startswith(PREFIX) or section.lower() in sections:
+            continue
+        dotted = name.removeprefix(PREFIX).lower().replace("__", ".")
+        nearest = difflib.get_close_matches(dotted, [key for key, _ in known_keys()], 1, 0.7)
+        if nested or nearest:
+            raise ConfigError(f"{name}: unknown setting{_suggest(dotted)}")
+
+
+def _suggest(dotted: str) -> str:
+    keys = [key for key, _ in known_keys()]
+    nearest = difflib.get_close_matches(dotted, keys, 1, 0.4)
+    return f": did you mean {nearest[0]}?" if nearest else f": known are {', '.join(keys)}"
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One problem in one line: the field, what is wrong with it, and what it takes."""
+    dotted = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{dotted}: unknown setting{_suggest(dotted)}"
+    key = next((key for key, _ in known_keys() if dotted.startswith(key)), dotted)
+    takes = dict(known_keys()).get(key)
+    if takes is None:
+        return f"{key}: expected a section of keys, found {error['input']!r}{_suggest(dotted)}"
+    problem = error["msg"].removeprefix("Value error, ")
+    variable = PREFIX + key.upper().replace(".", "__")
+    return f"{key}: {problem}, found {error['input']!r}. {takes} Set {key} or {variable}."

@@ -1,0 +1,181 @@
+"""The meter's own HTTP port. It only reads: published states, and receipts that it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client import make_asgi_app
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from meter.export.prometheus import make_registry
+from meter.export.receipts import Priced, receipt_json
+from meter.export.state import State
+from meter.export.summary import summary_json
+
+RECENT_MAX = 1000
+T = TypeVar("T")
+
+
+class View(Protocol):
+    """What the port needs of the running meter."""
+
+    def state(self) -> State | None:
+        """The last published state."""
+
+    def receipt(self, request: str) -> Priced | None:
+        """A receipt by id; blocks shortly. Raises ``TimeoutError``."""
+
+    def recent(self, limit: int) -> list[Priced]:
+        """The newest final receipts; blocks shortly. Raises ``TimeoutError``."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What keeps the meter from being ready, each with its remedy; empty when it is."""
+
+    def alive(self) -> bool:
+        """Whether the meter's own threads run."""
+
+
+def create_app(view: View, now_ns: Callable[[], int] = time.monotonic_ns) -> Starlette:
+    """The ASGI application over a view."""
+    api = _Api(view, now_ns)
+    metrics = make_asgi_app(make_registry(view.state, now_ns))
+    return Starlette(
+        routes=[
+            Route("/metrics", _Asgi(metrics)),
+            Route("/v1/receipts", api.recent),
+            Route("/v1/receipts/{request_id:path}", api.receipt),
+            Route("/v1/summary", api.summary),
+            Route("/livez", api.livez),
+            Route("/readyz", api.readyz),
+            Route("/health", api.readyz),
+            Route("/", page),
+        ],
+        exception_handlers={HTTPException: _http_problem, Exception: _failure},
+    )
+
+
+class _Asgi:
+    """An ASGI application as a route's endpoint (a ``Mount`` would answer ``/metrics/`` only)."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)
+
+
+class _Api:
+    """The JSON endpoints."""
+
+    def __init__(self, view: View, now_ns: Callable[[], int]) -> None:
+        self._view = view
+        self._now_ns = now_ns
+
+    async def receipt(self, request: Request) -> Response:
+        """One receipt, final or so far."""
+        name = request.path_params["request_id"]
+        priced = await _ask(lambda: self._view.receipt(name))
+        if priced is None:
+            return problem(
+                HTTPStatus.NOT_FOUND,
+                f"no receipt for {name!r}",
+                field="request_id",
+                remedy="Use the id of the server's answer (field id, or header X-Request-Id). "
+                "Refused requests have no receipt; only the most recent receipts are kept.",
+            )
+        return JSONResponse(receipt_json(priced))
+
+    async def recent(self, request: Request) -> Response:
+        """The newest final receipts."""
+        text = request.query_params.get("limit", "20")
+        if not text.isdecimal() or not 1 <= int(text) <= RECENT_MAX:
+            return problem(
+                HTTPStatus.BAD_REQUEST,
+                f"limit is {text!r}",
+                field="limit",
+                remedy=f"Give a whole number from 1 to {RECENT_MAX}.",
+            )
+        receipts = await _ask(lambda: self._view.recent(int(text)))
+        return JSONResponse({"receipts": [receipt_json(priced) for priced in receipts]})
+
+    async def summary(self, request: Request) -> Response:
+        """All accounts."""
+        state = self._view.state()
+        if state is None:
+            return problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "nothing has been metered yet",
+                remedy="Ask again in a second; /readyz says what is missing.",
+            )
+        return JSONResponse(summary_json(state, self._now_ns()))
+
+    async def livez(self, request: Request) -> Response:
+        """200 while the meter's own threads run."""
+        if self._view.alive():
+            return JSONResponse({"status": "ok"})
+        return problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the meter's writer has stopped",
+            remedy="See the meter's messages on stderr; the engine is not affected.",
+        )
+
+    async def readyz(self, request: Request) -> Response:
+        """200 when energy is being read. The engine's readiness never depends on this."""
+        problems = self._view.problems()
+        if not problems:
+            return JSONResponse({"status": "ok"})
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(problems))
+
+
+async def _ask(question: Callable[[], T]) -> T:
+    """Ask the writer from a worker thread, so that no other answer waits for it."""
+    try:
+        return await run_in_threadpool(question)
+    except TimeoutError as error:
+        raise HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the meter is busy: ask again in a second"
+        ) from error
+
+
+async def page(request: Request) -> Response:
+    """The status page; it fetches ``/v1/summary`` each second and needs nothing from elsewhere."""
+    html = files("meter.export").joinpath("page.html").read_text(encoding="utf-8")
+    policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+
+def problem(
+    status: HTTPStatus, detail: str, *, field: str | None = None, remedy: str | None = None
+) -> JSONResponse:
+    """An error as ``application/problem+json`` (RFC 9457) with its field and remedy."""
+    body: dict[str, Any] = {"title": status.phrase, "status": status.value, "detail": detail}
+    if field is not None:
+        body["field"] = field
+    if remedy is not None:
+        body["remedy"] = remedy
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    status = HTTPStatus(getattr(error, "status_code", 500))
+    detail = getattr(error, "detail", "") or status.phrase
+    if status is HTTPStatus.NOT_FOUND:
+        return problem(
+            status,
+            f"no such page: {request.url.path}",
+            remedy="There are /metrics, /v1/summary, /v1/receipts/{id}, /livez, /readyz and /.",
+        )
+    return problem(status, str(detail))
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__} inside the meter")

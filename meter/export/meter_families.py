@@ -1,0 +1,149 @@
+"""The devices and the meter itself as Prometheus families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import InfoMetricFamily, Metric
+
+from meter import __version__
+from meter.export.families import Labels, counter, gauge
+from meter.export.state import State
+from meter.model import DeviceState
+
+GPU_LABELS = ("gpu", "gpu_uuid")
+
+
+def device_families(state: State) -> Iterator[Metric]:
+    """What each hardware counter moved, and what the core learned of the device."""
+    devices = state.snapshot.devices
+    labels = (*GPU_LABELS, "quality")
+    yield counter(
+        "joulemeter_gpu_energy_joules",
+        "Energy that the hardware's counter moved, up to the settled watermark. An engine on a CPU "
+        'has its CPU here, as gpu="cpu".',
+        labels,
+        # A counter holds whole microjoules: rounding takes off what float differences left.
+        ((_gpu_quality(d), round(d.settled_j, 6)) for d in devices),
+    )
+    yield gauge(
+        "joulemeter_pending_joules",
+        "Energy that the hardware's counter moved and that is in no account yet.",
+        labels,
+        ((_gpu_quality(d), d.pending_j) for d in devices),
+    )
+    yield _of_devices(
+        "joulemeter_gpu_power_watts",
+        "Power at the last reading, for display; energy is never computed from it.",
+        devices,
+        lambda d: d.power_w,
+    )
+    yield _of_devices(
+        "joulemeter_gpu_energy_refresh_seconds",
+        "Refresh period of the device's energy counter, as found.",
+        devices,
+        lambda d: d.refresh_s,
+    )
+    yield _of_devices(
+        "joulemeter_gpu_energy_latency_seconds",
+        "How far the device's energy counter lags behind the work.",
+        devices,
+        lambda d: d.latency_s,
+    )
+    yield gauge(
+        "joulemeter_coefficient",
+        "Learned energy coefficients: static_w in watts, F joules a step, a and b joules a token, "
+        "q joules a pair, c joules a context token.",
+        (*GPU_LABELS, "name"),
+        (((*_gpu(d), name), value) for d in devices for name, value in d.coefficients.items()),
+    )
+    yield gauge(
+        "joulemeter_coefficient_sd",
+        "Standard deviation of a learned coefficient; absent while nothing is known of it.",
+        (*GPU_LABELS, "name"),
+        (
+            ((*_gpu(d), name), sd)
+            for d in devices
+            for name, sd in d.coefficient_sd.items()
+            if sd is not None
+        ),
+    )
+
+
+def _gpu(state: DeviceState) -> Labels:
+    return state.device.index, state.device.id
+
+
+def _gpu_quality(state: DeviceState) -> Labels:
+    return (*_gpu(state), state.device.quality.value)
+
+
+def _of_devices(
+    name: str,
+    help_: str,
+    devices: Iterable[DeviceState],
+    value_of: Callable[[DeviceState], float | None],
+) -> Metric:
+    """A gauge by device, of those where the value is known."""
+    known = ((_gpu(d), value) for d in devices if (value := value_of(d)) is not None)
+    return gauge(name, help_, GPU_LABELS, known)
+
+
+def health_families(state: State, now_ns: int) -> Iterator[Metric]:
+    """The meter's own counters, each with a bound somewhere behind it."""
+    health, snapshot = state.health, state.snapshot
+    for name, help_, value in (
+        ("samples", "Readings of energy counters taken.", health.samples),
+        ("datagrams", "Messages received from engines.", health.datagrams),
+        ("datagrams_lost", "Messages from engines that never arrived.", health.datagrams_lost),
+        ("events_dropped", "Events dropped because the meter's queue was full.",
+         health.events_dropped),
+        ("late_events", "Events that came too late to be ordered.", snapshot.late_events),
+        ("lost_steps", "Engine steps that the meter did not see.", snapshot.lost_steps),
+        ("device_resets", "Times that an energy counter went backwards.",
+         sum(d.resets for d in snapshot.devices)),
+    ):  # fmt: skip
+        yield counter(f"joulemeter_{name}", help_, (), [((), float(value))])
+    yield counter(
+        "joulemeter_sample_errors",
+        "Readings of energy counters that failed, by source.",
+        ("source",),
+        (((source,), float(n)) for source, n in health.sample_errors.items()),
+    )
+    yield counter(
+        "joulemeter_label_overflow",
+        'Distinct label values beyond the bound, which are exported as "other".',
+        ("label",),
+        (((label,), float(n)) for label, n in state.label_overflow.items()),
+    )
+    yield gauge(
+        "joulemeter_source_age_seconds",
+        "Time since a source last said something.",
+        ("source",),
+        (((source,), max(0, now_ns - t) / 1e9) for source, t in health.source_last_ns.items()),
+    )
+
+
+def info_families(state: State) -> Iterator[Metric]:
+    """Identities to join with."""
+    build = InfoMetricFamily("joulemeter_build", "The meter's version.", labels=())
+    build.add_metric((), {"version": __version__})
+    yield build
+    gpu = InfoMetricFamily("joulemeter_gpu", "Metered devices.", labels=GPU_LABELS)
+    for device in state.snapshot.devices:
+        facts = {
+            "gpu_name": device.device.name,
+            "quality": device.device.quality.value,
+            "boundary": device.device.boundary,
+        }
+        gpu.add_metric(_gpu(device), facts)
+    yield gpu
+    engine = InfoMetricFamily("joulemeter_engine", "Metered engines.", labels=("engine",))
+    for info in state.snapshot.engines:
+        facts = {
+            "model_name": state.model_label(info.model),
+            "fidelity": info.fidelity.value,
+            "engine_version": info.engine_version or "",
+        }
+        engine.add_metric((info.id,), facts)
+    yield engine

@@ -1,0 +1,104 @@
+"""Turns what the core says into the state that everyone reads. Owned by the writer thread.
+
+The core's accounts are the truth. What is added here is derived from them and from final receipts:
+costs, display windows, histograms, bounded labels. Given the same snapshots and receipts in the
+same order it publishes the same states; it has no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from meter.export.histogram import REQUEST_BOUNDS_J, TOKEN_BOUNDS_J, Example, Histogram
+from meter.export.labels import Interner
+from meter.export.receipts import Priced, ReceiptStore, look_up
+from meter.export.state import Health, ModelEngine, State
+from meter.export.windows import Ring
+from meter.model import Receipt, Snapshot
+from meter.pricing import Costs, EnergyCurve, Tariff, advance, request_cost
+
+
+class Publisher:
+    """Keeps final receipts and running sums, and makes states.
+
+    ``utc_offset_ns`` is UTC minus the monotonic clock, for the times of exemplars.
+    """
+
+    def __init__(self, tariff: Tariff, utc_offset_ns: int = 0) -> None:
+        self._tariff = tariff
+        self._utc_offset_ns = utc_offset_ns
+        self._before: Snapshot | None = None
+        self._costs = Costs()
+        self._curve = EnergyCurve()
+        self._ring = Ring()
+        self._store = ReceiptStore()
+        self._models = Interner()
+        self._tenants = Interner()
+        self._request_energy: dict[ModelEngine, Histogram] = {}
+        self._token_energy: dict[ModelEngine, Histogram] = {}
+
+    def publish(self, snapshot: Snapshot, final: Iterable[Receipt], health: Health) -> State:
+        """The state at this snapshot; ``final`` are the receipts that became so since the last."""
+        self._costs = advance(self._costs, self._before, snapshot, self._tariff)
+        self._before = snapshot
+        if snapshot.settled_ns is not None:
+            self._curve.add(snapshot.settled_ns, sum(snapshot.accounts.values()))
+        self._admit(snapshot)
+        for receipt in final:
+            self._count(receipt)
+        return State(
+            snapshot=snapshot,
+            tariff=self._tariff,
+            costs=self._costs,
+            windows=self._ring.add(snapshot, self._costs),
+            request_energy={key: h.state() for key, h in self._request_energy.items()},
+            output_token_energy={key: h.state() for key, h in self._token_energy.items()},
+            health=health,
+            models=self._models.labels(),
+            tenants=self._tenants.labels(),
+            label_overflow={
+                "model_name": self._models.overflow,
+                "tenant": self._tenants.overflow,
+            },
+        )
+
+    def find(self, request: str, still_open: Callable[[str], Receipt | None]) -> Priced | None:
+        """A receipt by id: a final one, else what ``still_open`` (the core) has of it."""
+        receipt = look_up(request, lambda name: self._store.find(name) or still_open(name))
+        return self.price(receipt) if receipt else None
+
+    def recent(self, limit: int) -> list[Priced]:
+        """The newest final receipts."""
+        return [self.price(receipt) for receipt in self._store.recent(limit)]
+
+    def price(self, receipt: Receipt) -> Priced:
+        """A receipt with its cost and its boundary."""
+        cost = request_cost(receipt, self._tariff, self._curve)
+        return Priced(receipt, cost, self._boundary(receipt.engine))
+
+    def _boundary(self, engine_id: str) -> str:
+        """What the joules of an engine's receipts bound: its GPUs, or this host's CPU."""
+        if self._before is None:
+            return "gpu"
+        owned = {d for e in self._before.engines if e.id == engine_id for d in e.devices}
+        kinds = {s.device.boundary for s in self._before.devices if s.device.id in owned}
+        return kinds.pop() if len(kinds) == 1 else "gpu"
+
+    def _admit(self, snapshot: Snapshot) -> None:
+        self._models.admit(key.model for key in snapshot.accounts)
+        self._models.admit(key.model for key in snapshot.tokens)
+        self._models.admit(engine.model or "" for engine in snapshot.engines)
+        self._tenants.admit(key.tenant for key in snapshot.tenant_energy_j)
+
+    def _count(self, receipt: Receipt) -> None:
+        """Observe a final receipt, once, and keep it for look-ups."""
+        self._store.add(receipt)
+        model = self._models.label(receipt.model or "")
+        utc_s = ((receipt.closed_ns or receipt.opened_ns) + self._utc_offset_ns) / 1e9
+        key = (model, receipt.engine)
+        histogram = self._request_energy.setdefault(key, Histogram(REQUEST_BOUNDS_J))
+        histogram.observe(Example(receipt.id, receipt.energy_j, utc_s))
+        if receipt.completion_tokens:
+            per_token_j = receipt.energy_j / receipt.completion_tokens
+            histogram = self._token_energy.setdefault(key, Histogram(TOKEN_BOUNDS_J))
+            histogram.observe(Example(receipt.id, per_token_j, utc_s))

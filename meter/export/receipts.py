@@ -1,0 +1,132 @@
+"""Final receipts for look-up, with what they cost, and receipts as JSON."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meter.model import Receipt, worst
+from meter.pricing import Cost, kwh
+from meter.replay import receipt_line
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A receipt, what it cost (``None`` where no price is known), and what its joules bound."""
+
+    receipt: Receipt
+    cost: Cost | None
+    boundary: str = "gpu"
+
+
+class ReceiptStore:
+    """The last ``capacity`` final receipts, found by the client's id or an engine's."""
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self._capacity = capacity
+        self._receipts: OrderedDict[str, Receipt] = OrderedDict()
+        self._parents: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._receipts)
+
+    def add(self, receipt: Receipt) -> None:
+        """Keep a receipt; the oldest goes when there is no room. Adding again replaces."""
+        self._receipts[receipt.id] = receipt
+        self._receipts.move_to_end(receipt.id)
+        for child in receipt.children:
+            self._parents[child.id] = receipt.id
+        if len(self._receipts) > self._capacity:
+            _, oldest = self._receipts.popitem(last=False)
+            for child in oldest.children:
+                self._parents.pop(child.id, None)
+
+    def find(self, request: str) -> Receipt | None:
+        """The receipt of a request, or of one child of an ``n > 1`` request."""
+        receipt = self._receipts.get(request)
+        if receipt is not None or request not in self._parents:
+            return receipt
+        parent = self._receipts[self._parents[request]]
+        return next((child for child in parent.children if child.id == request), None)
+
+    def recent(self, limit: int) -> list[Receipt]:
+        """The newest first."""
+        return list(itertools.islice(reversed(self._receipts.values()), limit))
+
+
+def look_up(request: str, find: Callable[[str], Receipt | None]) -> Receipt | None:
+    """The receipt a client means. A completions answer ``cmpl-x`` stands for one engine request
+    ``cmpl-x-0``, ``cmpl-x-1`` … for each of its prompts: one is returned as it is, more combined.
+    """
+    receipt = find(request)
+    if receipt is not None:
+        return receipt
+    numbered = (find(f"{request}-{i}") for i in itertools.count())
+    parts = list(itertools.takewhile(lambda part: part is not None, numbered))
+    found = [part for part in parts if part is not None]
+    return combine(request, found) if len(found) > 1 else next(iter(found), None)
+
+
+def combine(request: str, parts: list[Receipt]) -> Receipt:
+    """One receipt over several independent prompts. Precondition: at least one part.
+
+    The doubts of the parts add up as if fully correlated: they rest on the same coefficients.
+    """
+    first = parts[0]
+    final = all(part.final for part in parts)
+    return replace(
+        first,
+        id=request,
+        opened_ns=min(part.opened_ns for part in parts),
+        closed_ns=max(part.closed_ns or 0 for part in parts) if final else None,
+        reason=_same(part.reason for part in parts),
+        prompt_tokens=_sum(part.prompt_tokens for part in parts),
+        cached_tokens=_sum(part.cached_tokens for part in parts),
+        completion_tokens=_sum(part.completion_tokens for part in parts),
+        prefill_j=sum(part.prefill_j for part in parts),
+        decode_j=sum(part.decode_j for part in parts),
+        recompute_j=sum(part.recompute_j for part in parts),
+        uncertainty_j=sum(part.uncertainty_j for part in parts),
+        quality=worst([part.quality for part in parts if part.quality is not None]),
+        final=final,
+        requests=tuple(name for part in parts for name in part.requests),
+        children=tuple(parts),
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum, or ``None`` where one is unknown."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _same(reasons: Iterable[str | None]) -> str | None:
+    """The reason that all share, else ``None``."""
+    distinct = set(reasons)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def receipt_json(priced: Priced) -> dict[str, Any]:
+    """A receipt as the API gives it: a replay's receipt line, and what is known here beyond it."""
+    return {
+        "children": [],
+        **receipt_line(priced.receipt),
+        "boundary": priced.boundary,
+        "kwh": float(kwh(priced.receipt.energy_j)),
+        "cost": _cost_json(priced.cost),
+    }
+
+
+def _cost_json(cost: Cost | None) -> dict[str, Any] | None:
+    """Money as decimal strings, so that nothing is lost on the way."""
+    if cost is None:
+        return None
+    components = {str(name): f"{amount:f}" for name, amount in cost.components.items()}
+    return {"amount": f"{cost.amount:f}", "currency": cost.currency, "components": components}

@@ -1,0 +1,54 @@
+"""What every reader sees: one immutable state, swapped by the writer a few times a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meter.export.histogram import HistogramState
+from meter.export.labels import OTHER
+from meter.export.windows import WindowFigure
+from meter.model import Snapshot
+from meter.pricing import Costs, Tariff
+
+ModelEngine = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The meter's own counters. ``source_last_ns``: when each source last said something.
+
+    ``problems`` are what keeps the meter from being ready, each with its remedy.
+    """
+
+    samples: int = 0
+    sample_errors: Mapping[str, int] = field(default_factory=dict)
+    datagrams: int = 0
+    datagrams_lost: int = 0
+    events_dropped: int = 0
+    source_last_ns: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Accounts, costs, display figures and health at one moment."""
+
+    snapshot: Snapshot
+    tariff: Tariff
+    costs: Costs = field(default_factory=Costs)
+    windows: tuple[WindowFigure, ...] = ()
+    request_energy: Mapping[ModelEngine, HistogramState] = field(default_factory=dict)
+    output_token_energy: Mapping[ModelEngine, HistogramState] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
+    models: Mapping[str, str] = field(default_factory=dict)
+    tenants: Mapping[str, str] = field(default_factory=dict)
+    label_overflow: Mapping[str, int] = field(default_factory=dict)
+
+    def model_label(self, model: str | None) -> str:
+        """The bounded label of a model's name."""
+        return self.models.get(model or "", OTHER)
+
+    def tenant_label(self, tenant: str | None) -> str:
+        """The bounded label of a tenant's name."""
+        return self.tenants.get(tenant or "", OTHER)

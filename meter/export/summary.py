@@ -1,0 +1,106 @@
+"""``/v1/summary``: the accounts and the meter's condition at one moment, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meter import __version__
+from meter.export.state import State
+from meter.model import Account, DeviceState, Snapshot, worst
+from meter.pricing import Costs
+
+
+def summary_json(state: State, now_ns: int) -> dict[str, Any]:
+    """All accounts of one snapshot; joules unless the key says otherwise. ``None`` is unknown."""
+    snapshot = state.snapshot
+    quality = worst([d.device.quality for d in snapshot.devices])
+    return {
+        "version": __version__,
+        "quality": quality.value if quality else None,
+        **_accounts(snapshot),
+        **_receipts(snapshot),
+        "devices": [_device(d) for d in snapshot.devices],
+        "coefficients": {d.device.id: dict(d.coefficients) for d in snapshot.devices},
+        "engines": [
+            {"engine": e.id, "model": e.model, "devices": list(e.devices)} for e in snapshot.engines
+        ],
+        "per_token": [{**f._asdict(), "model": state.model_label(f.model)} for f in state.windows],
+        "cost": _cost(state.costs, state.tariff.currency),
+        "settled_lag_s": _lag_s(snapshot, now_ns),
+        "health": {
+            "samples": state.health.samples,
+            "sample_errors": dict(state.health.sample_errors),
+            "datagrams": state.health.datagrams,
+            "datagrams_lost": state.health.datagrams_lost,
+            "events_dropped": state.health.events_dropped,
+            "late_events": snapshot.late_events,
+            "lost_steps": snapshot.lost_steps,
+            "problems": list(state.health.problems),
+        },
+    }
+
+
+def _accounts(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "measured_j": snapshot.measured_j,
+        "attributed_j": snapshot.attributed_j,
+        **{f"{account.value}_j": snapshot.total_j(account) for account in Account},
+        "unattributed_by_reason": dict(snapshot.unattributed),
+        "pending_j": snapshot.pending_j,
+        "conservation_error_j": snapshot.conservation_error_j,
+    }
+
+
+def _receipts(snapshot: Snapshot) -> dict[str, Any]:
+    tokens: dict[str, int] = {}
+    for key, count in snapshot.tokens.items():
+        tokens[key.token_type] = tokens.get(key.token_type, 0) + count
+    reasons: dict[str, int] = {}
+    for (_, _, reason), count in snapshot.requests.items():
+        reasons[reason] = reasons.get(reason, 0) + count
+    return {
+        "receipts_open": snapshot.receipts_open,
+        "receipts_open_j": snapshot.receipts_open_j,
+        "receipts_closed": snapshot.receipts_closed,
+        "receipts_closed_j": snapshot.receipts_closed_j,
+        "requests": sum(reasons.values()),
+        "requests_by_reason": reasons,
+        "requests_running": sum(snapshot.running.values()),
+        "tokens": tokens,
+    }
+
+
+def _device(state: DeviceState) -> dict[str, Any]:
+    return {
+        "gpu": state.device.index,
+        "gpu_uuid": state.device.id,
+        "gpu_name": state.device.name,
+        "boundary": state.device.boundary,
+        "quality": state.device.quality.value,
+        "measured_j": state.measured_j,
+        "pending_j": state.pending_j,
+        "power_w": state.power_w,
+        "refresh_s": state.refresh_s,
+        "latency_s": state.latency_s,
+        "coefficient_sd": dict(state.coefficient_sd),
+        "intervals": state.intervals,
+        "resets": state.resets,
+    }
+
+
+def _cost(costs: Costs, currency: str) -> dict[str, Any] | None:
+    """Sums by component as decimal strings; ``None`` where no price is known."""
+    if not costs.charges and not costs.credits:
+        return None
+    sums: dict[str, Any] = {}
+    for key, amount in costs.charges.items():
+        sums[key.component.value] = sums.get(key.component.value, 0) + amount
+    return {
+        "currency": currency,
+        "components": {name: f"{amount:f}" for name, amount in sums.items()},
+        "credits": f"{sum(costs.credits.values()):f}",
+    }
+
+
+def _lag_s(snapshot: Snapshot, now_ns: int) -> float | None:
+    return None if snapshot.settled_ns is None else max(0, now_ns - snapshot.settled_ns) / 1e9

@@ -1,0 +1,180 @@
+"""Settings: who wins, what is refused, and how it is said."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from meter.config import ConfigError, Settings, known_keys, load
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No setting of the caller's reaches a test."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("JOULEMETER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a YAML file and gives its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "meter.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_need_nothing():
+    """Without file, environment or flags there is a usable object."""
+    settings = load()
+    assert settings == Settings()
+    assert settings.http.port == 9401
+    assert settings.pricing.electricity_price_per_kwh is None
+
+
+def test_flags_win_over_environment_over_file(file, monkeypatch):
+    """And each layer leaves what it does not name to the one below."""
+    path = file("power: {rate_hz: 10, source: nvml}\nhttp: {port: 1, host: h}\n")
+    monkeypatch.setenv("JOULEMETER_HTTP__PORT", "2")
+    monkeypatch.setenv("JOULEMETER_POWER__RATE_HZ", "20")
+    settings = load(path, {"http.port": 3, "power.source": None})
+    assert settings.http.port == 3
+    assert settings.power.rate_hz == 20
+    assert settings.power.source == "nvml"
+    assert settings.http.host == "h"
+
+
+def test_the_environment_may_name_the_file(file, monkeypatch):
+    """``JOULEMETER_CONFIG`` stands for ``--config``."""
+    monkeypatch.setenv("JOULEMETER_CONFIG", str(file("record: /r.jsonl\n")))
+    assert load().record == Path("/r.jsonl")
+
+
+def test_money_is_decimal_to_the_last_digit(file):
+    """0.1 in YAML is a tenth."""
+    settings = load(file("pricing: {electricity_price_per_kwh: 0.1, pue: 1.25, currency: EUR}"))
+    assert settings.pricing.electricity_price_per_kwh == Decimal("0.1")
+    assert settings.pricing.pue == Decimal("1.25")
+
+
+def test_devices_are_a_list_or_commas(file, monkeypatch):
+    """YAML has lists, the environment has commas; indices become text."""
+    assert load(file("power: {devices: [0, GPU-1]}")).power.devices == ("0", "GPU-1")
+    monkeypatch.setenv("JOULEMETER_POWER__DEVICES", "GPU-2, 3")
+    assert load().power.devices == ("GPU-2", "3")
+
+
+def test_settings_cannot_be_changed():
+    """One frozen object of frozen sections."""
+    settings = load()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.http.port = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("power: {ratehz: 5}", "power.ratehz", "power.rate_hz"),
+        ("pricing: {electricity_price: 1}", "pricing.electricity_price",
+         "pricing.electricity_price_per_kwh"),
+        ("recrod: x", "recrod", "record"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_names_the_nearest_known_one(file, text, key, nearest):
+    """A typing error is found and put right."""
+    with pytest.raises(ConfigError) as raised:
+        load(file(text))
+    assert str(raised.value) == f"{key}: unknown setting: did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("JOULEMETER_POWR__RATE_HZ", "power.rate_hz"),
+        ("JOULEMETER_RECROD", "record"),
+        ("JOULEMETER_HTTP__PROT", "http.port"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_too(monkeypatch, name, nearest):
+    """The library would pass over most of them in silence."""
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=f"did you mean {nearest}"):
+        load()
+
+
+def test_variables_that_are_no_settings_are_left_alone(monkeypatch):
+    """The socket's path and the simulated card's file have names of their own."""
+    monkeypatch.setenv("JOULEMETER_SOCKET", "/s")
+    monkeypatch.setenv("JOULEMETER_FAKE_NVML", "/f")
+    assert load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("power: {rate_hz: 1000}", "power.rate_hz"),
+        ("power: {source: gpu}", "power.source"),
+        ("power: {cpu_idle_w: -1}", "power.cpu_idle_w"),
+        ("pricing: {pue: 0.9}", "pricing.pue"),
+        ("pricing: {pue: .nan}", "pricing.pue"),
+        ("pricing: {currency: euro}", "pricing.currency"),
+        ("pricing: {electricity_price_per_kwh: cheap}", "pricing.electricity_price_per_kwh"),
+        ("pricing: {hardware_price_per_hour: -1}", "pricing.hardware_price_per_hour"),
+        ("http: {port: 70000}", "http.port"),
+        ("http: {host: ''}", "http.host"),
+        ("log_level: loud", "log_level"),
+    ],
+)
+def test_a_bad_value_names_its_field_and_the_remedy(file, text, field):
+    """What is wrong, what was found, what the field takes and how to set it."""
+    with pytest.raises(ConfigError) as raised:
+        load(file(text))
+    message = str(raised.value)
+    assert message.startswith(f"{field}: ")
+    assert ", found " in message
+    assert f"Set {field} or JOULEMETER_" in message
+
+
+def test_every_problem_is_told_at_once(file):
+    """One line each."""
+    with pytest.raises(ConfigError) as raised:
+        load(file("http: {port: -1}\npower: {rate_hz: 0}\n"))
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[1, 2]", "expected sections"),
+        ("power: [", "is not YAML"),
+        ("power: 5", "power: expected a section of keys, found 5"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(file, text, match):
+    """With its path or the section in the message."""
+    with pytest.raises(ConfigError, match=match):
+        load(file(text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    """Rather than passed over."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_is_no_settings(file):
+    """A file of comments only is fine."""
+    assert load(file("# nothing\n")) == Settings()
+
+
+def test_every_key_is_described():
+    """The descriptions are the documentation."""
+    keys = dict(known_keys())
+    assert "pricing.pue" in keys
+    assert all(len(text) > 10 and text.endswith(".") for text in keys.values())

@@ -1,0 +1,187 @@
+"""The meter's own port, spoken to over ASGI."""
+
+import asyncio
+
+import httpx
+import pytest
+from export_samples import NS, make_receipt
+
+from meter.export.http import create_app
+from meter.export.receipts import Priced
+
+
+class FakeView:
+    """A running meter, as far as the port can see."""
+
+    def __init__(self, state=None):
+        self.the_state = state
+        self.receipts = {"r1": Priced(make_receipt(), None)}
+        self.the_problems = ()
+        self.is_alive = True
+        self.busy = False
+
+    def state(self):
+        return self.the_state
+
+    def receipt(self, request):
+        if self.busy:
+            raise TimeoutError
+        return self.receipts.get(request)
+
+    def recent(self, limit):
+        return list(self.receipts.values())[:limit]
+
+    def problems(self):
+        return self.the_problems
+
+    def alive(self):
+        return self.is_alive
+
+
+@pytest.fixture
+def view(state):
+    return FakeView(state)
+
+
+@pytest.fixture
+def get(view):
+    """Gets a path from the application."""
+    transport = httpx.ASGITransport(create_app(view, lambda: 32 * NS), raise_app_exceptions=False)
+
+    def ask(path, **headers):
+        async def run():
+            async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
+                return await client.get(path, headers=headers)
+
+        return asyncio.run(run())
+
+    return ask
+
+
+def test_metrics_are_negotiated(get):
+    """Plain text by default, OpenMetrics where it is asked for."""
+    plain = get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert "joulemeter_energy_joules_total" in plain.text
+    accept = "application/openmetrics-text; version=1.0.0"
+    new = get("/metrics", accept=accept)
+    assert new.headers["content-type"].startswith("application/openmetrics-text")
+    assert new.text.endswith("# EOF\n")
+
+
+def test_a_receipt_by_id(get):
+    """As JSON."""
+    answer = get("/v1/receipts/r1")
+    assert answer.status_code == 200
+    assert answer.json()["id"] == "r1"
+
+
+def test_an_unknown_receipt_says_why_and_what_to_do(get):
+    """problem+json with the field and the remedy."""
+    answer = get("/v1/receipts/nobody/knows")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["field"] == "request_id"
+    assert "'nobody/knows'" in problem["detail"]
+    assert "X-Request-Id" in problem["remedy"]
+
+
+def test_recent_receipts(get):
+    """Newest first, as many as asked for."""
+    assert [r["id"] for r in get("/v1/receipts?limit=5").json()["receipts"]] == ["r1"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "100000", "1.5"])
+def test_a_bad_limit_is_refused(get, limit):
+    """With the range in the remedy."""
+    answer = get(f"/v1/receipts?limit={limit}")
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "limit"
+
+
+def test_a_busy_writer_is_said_and_not_waited_for(get, view):
+    """503, try again."""
+    view.busy = True
+    answer = get("/v1/receipts/r1")
+    assert answer.status_code == 503
+    assert "again" in answer.json()["detail"]
+
+
+def test_the_summary_closes(get):
+    """Its parts sum to what was measured."""
+    summary = get("/v1/summary").json()
+    parts = ("attributed_j", "idle_j", "startup_j", "unattributed_j", "pending_j")
+    assert sum(summary[part] for part in parts) == pytest.approx(summary["measured_j"], rel=1e-9)
+    phases = ("prefill_j", "decode_j", "recompute_j")
+    assert sum(summary[part] for part in phases) == pytest.approx(summary["attributed_j"])
+    assert summary["conservation_error_j"] == pytest.approx(0)
+    assert summary["receipts_open_j"] + summary["receipts_closed_j"] == summary["attributed_j"]
+    assert summary["quality"] == "simulated"
+    assert summary["requests"] == 4
+    assert summary["requests_by_reason"] == {"stop": 3, "abort": 1}
+    assert summary["tokens"] == {"input": 60, "input_cached": 40, "output": 120}
+    assert summary["coefficients"]["GPU-0"]["static_w"] == 115.0
+    assert summary["settled_lag_s"] == 2.0
+    assert summary["cost"]["currency"] == "EUR"
+
+
+def test_before_the_first_state_the_summary_is_not_there(get, view):
+    """503 and not zeros."""
+    view.the_state = None
+    assert get("/v1/summary").status_code == 503
+
+
+def test_liveness_is_of_the_meters_threads(get, view):
+    """A dead writer is not alive."""
+    assert get("/livez").status_code == 200
+    view.is_alive = False
+    assert get("/livez").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/health"])
+def test_readiness_names_what_is_missing(get, view, path):
+    """Every problem with its remedy."""
+    assert get(path).status_code == 200
+    view.the_problems = ("no energy source: install the driver",)
+    answer = get(path)
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "no energy source: install the driver"
+
+
+def test_the_page_needs_nothing_from_elsewhere(get):
+    """It works offline: no address in it, and the policy forbids others."""
+    answer = get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    assert "prefers-color-scheme: dark" in answer.text
+
+
+def test_an_unknown_path_lists_the_known_ones(get):
+    """As a problem, too."""
+    answer = get("/nothing")
+    assert answer.status_code == 404
+    assert "/v1/summary" in answer.json()["remedy"]
+
+
+def test_another_method_is_refused(view):
+    """The port only reads."""
+
+    async def run():
+        transport = httpx.ASGITransport(create_app(view))
+        async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
+            return await client.post("/v1/summary")
+
+    answer = asyncio.run(run())
+    assert answer.status_code == 405
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_failure_inside_is_a_problem_and_no_trace(get, view):
+    """500 with the kind of error, no internals."""
+    view.state = lambda: 1 / 0
+    answer = get("/v1/summary")
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == "ZeroDivisionError inside the meter"

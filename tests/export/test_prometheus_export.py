@@ -1,0 +1,206 @@
+"""What Prometheus sees: a golden text, its rules, and that it is a view of the accounts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from export_samples import NS, TARIFF, key, make_device, make_receipt, make_snapshot
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from meter.export.prometheus import make_registry
+from meter.export.publisher import Publisher
+from meter.export.state import Health
+from meter.model import Account, TenantKey
+from meter.pricing import Tariff
+
+GOLDEN = Path(__file__).parent / "golden.prom"
+
+
+def registry(state):
+    return make_registry(lambda: state, lambda: 32 * NS)
+
+
+def samples(state):
+    """Every sample as ``name{labels}`` and value."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in registry(state).collect()
+        for sample in family.samples
+    }
+
+
+def values(state, name):
+    """The values of one sample name, by labels."""
+    return {labels: value for (sample, labels), value in samples(state).items() if sample == name}
+
+
+def test_the_text_is_the_golden_one(state):
+    """Every family, name, label and value. To renew it: GOLDEN=1 pytest this file, and review."""
+    text = generate_latest(registry(state)).decode()
+    if os.environ.get("GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_promtool_finds_nothing_to_complain_of(state):
+    """Names, units, types and help texts follow the conventions."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        assert not os.environ.get("CI"), "promtool is missing: apt-get install prometheus"
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=generate_latest(registry(state)),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_openmetrics_is_valid_and_exemplars_name_the_request(state):
+    """The id of a request is in an exemplar, with the time of its close, and in no label."""
+    text = openmetrics(registry(state)).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    buckets = families["joulemeter_request_energy_joules"].samples
+    exemplars = [sample.exemplar for sample in buckets if sample.exemplar]
+    assert [(e.labels, e.value, float(e.timestamp)) for e in exemplars] == [
+        ({"request_id": "r1"}, 36.0, 1020.0)
+    ]
+    assert all(
+        "r1" not in sample.labels.values() for f in families.values() for sample in f.samples
+    )
+    assert not any(
+        sample.name.endswith("_created") for f in families.values() for sample in f.samples
+    )
+
+
+def test_an_exemplar_never_exceeds_what_the_format_allows(publisher):
+    """128 characters, name and value together, however long an id a client sends."""
+    publisher.publish(make_snapshot(0.0, 0.0), [], Health())
+    long = publisher.publish(make_snapshot(), [make_receipt("x" * 500)], Health())
+    text = openmetrics(registry(long)).decode()
+    assert "# {" in text
+    list(text_string_to_metric_families(text))
+
+
+def test_the_accounts_sum_to_the_hardware(state):
+    """Conservation can be checked by whoever scrapes."""
+    hardware = sum(values(state, "joulemeter_gpu_energy_joules_total").values())
+    accounts = sum(values(state, "joulemeter_energy_joules_total").values())
+    assert accounts == pytest.approx(hardware, rel=1e-9)
+
+
+def test_the_hardware_counter_never_falls_by_a_rounding_error(publisher):
+    """measured - pending wobbles in its last digits; what is settled stays the same number."""
+    seen = []
+    for extra in range(200):
+        pending = 5.0 + extra / 7
+        device = make_device(123456.789012 + pending, pending)
+        state = publisher.publish(make_snapshot(devices=(device,)), [], Health())
+        seen.extend(values(state, "joulemeter_gpu_energy_joules_total").values())
+    assert set(seen) == {123456.789012}
+
+
+def test_reading_changes_nothing(state):
+    """Two scrapes of one state are equal."""
+    reg = registry(state)
+    assert generate_latest(reg) == generate_latest(reg)
+
+
+def test_before_the_first_state_there_is_nothing():
+    """And no error."""
+    assert generate_latest(make_registry(lambda: None)) == b""
+
+
+def test_unknown_prices_are_absent(publisher):
+    """Never zero."""
+    free = Publisher(Tariff("EUR"))
+    free.publish(make_snapshot(0.0, 0.0), [], Health())
+    names = {name for name, _ in samples(free.publish(make_snapshot(), [], Health()))}
+    assert not {n for n in names if "cost" in n or "price" in n or "facility" in n}
+    assert "joulemeter_kwh_per_token" in names
+
+
+def test_a_negative_price_is_in_the_credits():
+    """The cost counter stays at zero."""
+    from decimal import Decimal
+
+    paid = Publisher(Tariff("EUR", Decimal("-0.3")))
+    paid.publish(make_snapshot(0.0, 0.0), [], Health())
+    state = paid.publish(make_snapshot(), [], Health())
+    assert set(values(state, "joulemeter_cost_total").values()) == {0.0}
+    assert sum(values(state, "joulemeter_cost_credits_total").values()) > 0
+
+
+def test_too_many_tenants_become_other(publisher):
+    """Series stay bounded, nothing of the energy is lost, and the overflow is counted."""
+    tenants = {TenantKey(f"t{i}", "m"): 1.0 for i in range(150)}
+    state = publisher.publish(make_snapshot(tenant_energy_j=tenants), [], Health())
+    energy = values(state, "joulemeter_tenant_energy_joules_total")
+    assert len(energy) == 101
+    assert energy[("model_name", "m"), ("tenant", "other")] == 50.0
+    assert sum(energy.values()) == 150.0
+    overflow = values(state, "joulemeter_label_overflow_total")
+    assert overflow[(("label", "tenant"),)] == 50.0
+
+
+def test_an_admitted_label_keeps_its_series(publisher):
+    """Whatever comes later and in whatever order."""
+    first = {TenantKey("a", "m"): 1.0}
+    publisher.publish(make_snapshot(tenant_energy_j=first), [], Health())
+    many = {TenantKey(f"t{i}", "m"): 1.0 for i in range(150)} | first
+    state = publisher.publish(make_snapshot(tenant_energy_j=many), [], Health())
+    energy = values(state, "joulemeter_tenant_energy_joules_total")
+    assert energy[("model_name", "m"), ("tenant", "a")] == 1.0
+
+
+def test_too_many_models_become_other(publisher):
+    """A user can make model names too, by adapters."""
+    accounts = {key(Account.DECODE, "0", f"m{i}"): 1.0 for i in range(150)}
+    state = publisher.publish(make_snapshot(accounts=accounts), [], Health())
+    energy = values(state, "joulemeter_energy_joules_total")
+    assert len(energy) == 101
+    assert sum(energy.values()) == 150.0
+
+
+def test_a_silent_source_grows_old(state):
+    """The age is taken at the scrape, so it grows even if the writer stands still."""
+    ages = [
+        {
+            sample.labels["source"]: sample.value
+            for family in make_registry(lambda: state, lambda now=now: now * NS).collect()
+            for sample in family.samples
+            if sample.name == "joulemeter_source_age_seconds"
+        }
+        for now in (32, 42)
+    ]
+    assert ages == [{"power": 1.0, "engine": 2.0}, {"power": 11.0, "engine": 12.0}]
+
+
+def test_vllms_multiprocess_directory_does_not_switch_the_library(tmp_path):
+    """It leaves our environment before the library is imported, and is kept for the engine."""
+    code = (
+        "import os, meter.export.prometheus as p; from meter.export import SET_ASIDE\n"
+        "assert 'PROMETHEUS_MULTIPROC_DIR' not in os.environ\n"
+        "print(SET_ASIDE['PROMETHEUS_MULTIPROC_DIR'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tariff_of_the_golden_text_has_every_price():
+    """So that no family of prices is missing from it."""
+    assert TARIFF.known
+    assert TARIFF.pue is not None

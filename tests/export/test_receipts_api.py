@@ -1,0 +1,97 @@
+"""Receipts: kept, found by every id a client may have, combined, and as JSON."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from export_samples import make_receipt, make_snapshot
+
+from meter.export.receipts import Priced, ReceiptStore, combine, look_up, receipt_json
+from meter.export.state import Health
+from meter.model import Device, DeviceState, Engine, Quality
+
+
+def test_the_oldest_receipt_makes_room():
+    """The store is bounded, children's ids included."""
+    store = ReceiptStore(capacity=2)
+    for name in "abc":
+        child = make_receipt(f"{name}-child")
+        store.add(make_receipt(name, children=(child,)))
+    assert store.find("a") is None
+    assert store.find("a-child") is None
+    assert store.find("b").id == "b"
+    assert store.find("c-child").id == "c-child"
+    assert len(store) == 2
+    assert [receipt.id for receipt in store.recent(5)] == ["c", "b"]
+
+
+def test_a_completion_is_found_by_the_answers_id():
+    """``cmpl-x`` of the answer is ``cmpl-x-0`` in the engine."""
+    known = {"cmpl-x-0": make_receipt("cmpl-x-0")}
+    assert look_up("cmpl-x", known.get).id == "cmpl-x-0"
+    assert look_up("cmpl-x-0", known.get).id == "cmpl-x-0"
+    assert look_up("cmpl-y", known.get) is None
+
+
+def test_several_prompts_of_one_completion_are_combined():
+    """Each prompt is a request of its own: everything adds up, parts inside."""
+    known = {f"cmpl-x-{i}": make_receipt(f"cmpl-x-{i}") for i in range(3)}
+    receipt = look_up("cmpl-x", known.get)
+    assert receipt.id == "cmpl-x"
+    assert receipt.prompt_tokens == 300
+    assert receipt.cached_tokens == 120
+    assert receipt.completion_tokens == 36
+    assert receipt.energy_j == 108.0
+    assert receipt.requests == ("cmpl-x-0", "cmpl-x-1", "cmpl-x-2")
+    assert [part.id for part in receipt.children] == list(receipt.requests)
+    assert receipt.final
+
+
+def test_a_combination_is_final_when_all_parts_are():
+    """And knows a count only where all know it."""
+    parts = [make_receipt("a"), make_receipt("b", final=False, closed_ns=None, reason=None,
+                                             completion_tokens=None)]  # fmt: skip
+    receipt = combine("x", parts)
+    assert not receipt.final
+    assert receipt.closed_ns is None
+    assert receipt.completion_tokens is None
+    assert receipt.reason is None
+
+
+def test_json_has_the_energy_the_cost_and_their_units(publisher, state):
+    """Money is text, to the last digit; the lot survives a round trip."""
+    line = json.loads(json.dumps(receipt_json(publisher.find("r1", lambda name: None))))
+    assert line["energy_j"] == line["prefill_j"] + line["decode_j"] + line["recompute_j"] == 36.0
+    assert line["kwh"] == pytest.approx(1e-5)
+    assert line["boundary"] == "gpu"
+    assert line["children"] == []
+    assert line["final"] is True
+    cost = line["cost"]
+    assert cost["currency"] == "EUR"
+    assert Decimal(cost["components"]["electricity"]) == Decimal("0.00000375")
+    parts = sum(map(Decimal, cost["components"].values()))
+    assert Decimal(cost["amount"]) == parts
+
+
+def test_without_prices_the_cost_is_null():
+    """Unknown, not zero."""
+    assert receipt_json(Priced(make_receipt(), None))["cost"] is None
+
+
+def test_an_open_request_is_answered_by_the_core(publisher, state):
+    """Only where no final receipt is kept."""
+    so_far = make_receipt("r2", final=False, closed_ns=None)
+    assert publisher.find("r2", {"r2": so_far}.get).receipt is so_far
+    assert publisher.find("r1", {"r1": so_far}.get).receipt.id == "r1"
+    assert publisher.find("r3", {}.get) is None
+
+
+def test_a_receipt_says_whose_joules_it_bounds(publisher):
+    """An engine on a CPU has the host's."""
+    cpu = DeviceState(
+        Device("cpu", "CPU", Quality.ESTIMATED, boundary="host"),
+        450.0, 0.0, None, None, None, {}, {}, 0, 0, None,
+    )  # fmt: skip
+    snapshot = make_snapshot(devices=(cpu,), engines=(Engine("0", ("cpu",)),))
+    publisher.publish(snapshot, [make_receipt()], Health())
+    assert publisher.find("r1", {}.get).boundary == "host"
