@@ -98,7 +98,8 @@ def run_all(vllm: Path, folder: Path) -> Run:
             _await(lambda: _is_up(f"http://127.0.0.1:{server}/health", process), _START_S)
             with _watching(run, meter):
                 run.answers = asyncio.run(_load(f"http://127.0.0.1:{server}"))
-                _await(lambda: _settled(meter), _SETTLE_S)
+                done_s = time.monotonic()
+                _await(lambda: _settled(meter, done_s), _SETTLE_S)
             _collect(run, meter)
             _ask(run, prometheus)
         family = _family(process.pid)
@@ -286,10 +287,10 @@ def _ask(run: Run, prometheus: int | None) -> None:
             run.prometheus[name] = reply["data"]["result"]
 
 
-def _settled(meter: int) -> bool:
-    """Are all receipts final?"""
+def _settled(meter: int, done_s: float) -> bool:
+    """Are all receipts final, and the accounts settled beyond ``done_s``?"""
     summary = httpx.get(f"http://127.0.0.1:{meter}/v1/summary").json()
-    return summary["receipts_open"] == 0
+    return summary["receipts_open"] == 0 and time.monotonic() - summary["settled_lag_s"] > done_s
 
 
 def _is_up(url: str, process: subprocess.Popen[bytes]) -> bool:

@@ -29,8 +29,9 @@ class Hook:
         self._step: dict[str, Any] | None = None
         self._parts: list[Part] = []
         self._lines: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        writer = threading.Thread(target=self._write, args=(log_path,), daemon=True)
-        writer.start()
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._write, args=(log_path,), daemon=True)
+        self._writer.start()
 
     @classmethod
     def from_environment(cls) -> Hook:
@@ -92,11 +93,17 @@ class Hook:
             parts.append(Part(request, tokens, context, prefill))
         return parts
 
+    def close(self) -> None:
+        """Write what is still to be written. A worker that is killed loses half a second of it."""
+        self._over.set()
+        self._writer.join()
+
     def _write(self, path: str) -> None:
         """The log's thread: writing must not lengthen a step."""
         with open(path, "a", encoding="utf-8") as log:  # noqa: PTH123
-            while True:
-                time.sleep(_FLUSH_S)
+            over = False
+            while not over:
+                over = self._over.wait(_FLUSH_S)
                 while not self._lines.empty():
                     log.write(json.dumps(self._lines.get(), separators=(",", ":")) + "\n")
                 log.flush()
