@@ -11,7 +11,7 @@ from typing import Any
 
 from meter.attribution import Attributor
 from meter.attribution.rules import Rule, split
-from meter.model import Account, Receipt, Snapshot, worst
+from meter.model import Account, Device, DeviceState, Receipt, Snapshot, worst
 from meter.trace import Trace, read_trace
 
 
@@ -60,7 +60,8 @@ def replay_trace(
         for learned in core.calibrations().values():
             learned.refit()
         fits = {id: learned.fit for id, learned in core.calibrations().items()}
-        core = _run(trace, Attributor(trace.devices, trace.engines, fits))
+        devices = [_with_tick(state) for state in core.snapshot().devices]
+        core = _run(trace, Attributor(devices, trace.engines, fits))
     receipts = core.drain()
     if policy is not Policy.SHAPLEY:
         receipts = _under_rule(trace, receipts, Rule(policy))
@@ -72,6 +73,11 @@ def _run(trace: Trace, core: Attributor) -> Attributor:
         core.feed(event)
     core.finish()
     return core
+
+
+def _with_tick(state: DeviceState) -> Device:
+    """The device with the counter's refresh that the first pass found."""
+    return replace(state.device, refresh_s=state.refresh_s)
 
 
 def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:

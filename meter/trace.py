@@ -488,13 +488,10 @@ def _engine(id: str, facts: dict[str, Any]) -> Engine:
 
 
 def _ns(line: dict[str, Any], name: str) -> int:
-    value = _scaled(line, name, 9)
-    if value is None:
-        raise LineError(f"{name} is missing")
-    return value
+    return _scaled(line, name, 9)
 
 
-def _scaled(line: dict[str, Any], name: str, decimals: int) -> int | None:
+def _scaled(line: dict[str, Any], name: str, decimals: int) -> int:
     """A number of ``name`` times ``10**decimals``, exactly, rounded to an integer."""
     value = line.get(name)
     if value is None:
@@ -502,10 +499,9 @@ def _scaled(line: dict[str, Any], name: str, decimals: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise LineError(f"{name} {value!r} is not a number")
     if isinstance(value, int):
-        return value * 10**decimals
+        return int(value * 10**decimals)
     try:
-        scaled = Decimal(value).scaleb(decimals)
-        return int(scaled.to_integral_value(ROUND_HALF_EVEN))
+        return int(value.scaleb(decimals).to_integral_value(ROUND_HALF_EVEN))
     except InvalidOperation:
         raise LineError(f"{name} {value!r} is not a finite number") from None
 

@@ -29,6 +29,7 @@ class Sums(NamedTuple):
     steps: float = 0.0
     decode: float = 0.0
     decode_k: float = 0.0
+    noise: float = 0.0
 
 
 class Segment(NamedTuple):
@@ -52,6 +53,7 @@ class Bill:
     pairs: float = 0.0
     decode: float = 0.0
     context: float = 0.0
+    noise: float = 0.0
     passes: int = 0
     decoded: int = 0
     segment: Segment | None = None
@@ -73,6 +75,8 @@ class Accumulator:
     def apply(self, done: Pass) -> None:
         """Settle one pass, in order: leavers first, then joiners, then what it cost."""
         self._k = done.k
+        if done.k - self._k0 >= _REBASE_EVERY:
+            self._rebase()
         for request in done.leaves:
             self.close_segment(request)
         for request, context in done.joins:
@@ -81,8 +85,10 @@ class Accumulator:
         if participants == 0:
             return
         fixed_j = (done.step_w + done.gap_j) / participants
+        energy_j = done.energy_j
+        noise = done.variance_j2 / energy_j**2 if energy_j > 0 else 0.0
         for work in done.direct:
-            self._charge(work, done, fixed_j)
+            self._charge(work, done, fixed_j, noise)
         offset = done.k - self._k0
         s = self._sums
         self._sums = Sums(
@@ -93,10 +99,9 @@ class Accumulator:
             s.steps + done.lambda_sum / participants,
             s.decode + done.lambda_sum,
             s.decode_k + done.lambda_sum * offset,
+            s.noise + noise,
         )
         self._k = done.k + 1
-        if offset >= _REBASE_EVERY:
-            self._rebase()
 
     def close_segment(self, request: str) -> None:
         """The request decodes no more (or not plainly): put its segment on its bill."""
@@ -144,14 +149,16 @@ class Accumulator:
         bill.steps += now.steps - then.steps
         bill.decode += decode
         bill.context += start * decode + (now.decode_k - then.decode_k)
+        bill.noise += now.noise - then.noise
         bill.passes += self._k - segment.k
         bill.decoded += self._k - segment.k
 
-    def _charge(self, work: Work, done: Pass, fixed_j: float) -> None:
+    def _charge(self, work: Work, done: Pass, fixed_j: float, noise: float) -> None:
         bill = self._bill(work.request)
         share = 1.0 / done.participants
         bill.steps += done.lambda_sum * share
         bill.gap_s += done.gap_lambda_s * share
+        bill.noise += noise
         bill.passes += 1
         if work.phase is Phase.DECODE:
             bill.decode += done.lambda_sum * work.tokens

@@ -61,6 +61,7 @@ class _DeviceWork:
     history: deque[Evaluated] = field(default_factory=lambda: deque(maxlen=_FOREIGN_WAIT))
     settled_ns: int | None = None
     settled_uj: int = 0
+    power_w: float | None = None
     intervals: int = 0
 
 
@@ -111,6 +112,8 @@ class Attributor:
         for ordered in self._reorder.flush():
             self._take(ordered)
         self._finishing = True
+        for work in self._devices.values():
+            work.waiting.extend(work.counter.flush())
         for engine in self._engines.values():
             engine.end_closing(None)
         self._settle()
@@ -193,9 +196,7 @@ class Attributor:
         if work is None:
             quality = Quality.ESTIMATED
             work = self._add_device(Device(reading.device, reading.device, quality))
-        interval = work.counter.add(reading)
-        if interval is not None:
-            work.waiting.append(interval)
+        work.waiting.extend(work.counter.add(reading))
         self._advance(reading.t_ns)
 
     def _open(self, event: RequestOpened) -> None:
@@ -300,7 +301,10 @@ class Attributor:
         self, work: _DeviceWork, owners: list[EngineState], e: Evaluated, foreign: bool
     ) -> None:
         devices = max((len(o.info.devices) for o in owners), default=1)
-        shares = distribute(e, foreign, devices)
+        power_w = e.energy_j / e.interval.duration_s
+        jump_w = abs(power_w - work.power_w) if work.power_w is not None else power_w
+        work.power_w = power_w
+        shares = distribute(e, foreign, devices, jump_w)
         quality = work.counter.device.quality
         engine, model = (owners[0].info.id, owners[0].model) if len(owners) == 1 else ("", "")
         self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from meter.attribution.coefficients import prefill_pairs
+from meter.attribution.coefficients import Features, prefill_pairs
 from meter.model import Phase, Step, Work
 
 
@@ -45,7 +45,11 @@ class Pass:
     """One step of one engine, complete. ``k`` counts the engine's passes from 0, over all epochs.
 
     ``gap_ns`` is when the gap before it begins: the gap ``[gap_ns, t0_ns)`` belongs to this pass.
-    ``weights`` and ``gap_j`` are what settled intervals have priced so far (see ``settle``).
+
+    The rest grows as intervals settle (see ``settle``): ``*_w`` are joules per step and per unit of
+    work, weighted by λ; ``gap_j`` the gap's joules; ``lambda_sum`` and ``gap_lambda_s`` the λ and
+    the gap seconds so weighted; ``variance_j2`` what intervals cannot tell about this pass;
+    ``pending_j`` the joules by device that wait for the pass to be complete.
     """
 
     k: int
@@ -68,11 +72,24 @@ class Pass:
     gap_j: float = 0.0
     lambda_sum: float = 0.0
     gap_lambda_s: float = 0.0
+    variance_j2: float = 0.0
     pending_j: dict[str, float] = field(default_factory=dict)
 
     @property
     def participants(self) -> int:
         return self.prefill.requests + self.decode.requests + self.recompute.requests
+
+    @property
+    def energy_j(self) -> float:
+        """Joules priced so far."""
+        return (
+            self.step_w
+            + self.gap_j
+            + self.prefill_w * self.prefill_tokens
+            + self.pair_w * self.pairs
+            + self.decode_w * self.decode.tokens
+            + self.context_w * self.decode.context
+        )
 
     @property
     def prefill_tokens(self) -> int:
@@ -81,6 +98,12 @@ class Pass:
     @property
     def pairs(self) -> float:
         return self.prefill.pairs + self.recompute.pairs
+
+    @property
+    def work(self) -> Features:
+        """All that the step computed."""
+        decode = self.decode
+        return Features(0.0, 1.0, self.prefill_tokens, self.pairs, decode.tokens, decode.context)
 
     @property
     def duration_ns(self) -> int:

@@ -1,8 +1,9 @@
 """How sure a receipt is: one standard deviation of the split, from what the fit does not know.
 
 Three parts, added in quadrature. The coefficients' covariance, over how the request's work differs
-from the average work (an error that all share is undone by the closure). The noise of steps that
-one interval cannot tell apart. And the model's own form, a floor. The instrument's gain is no part
+from the average work (an error that all share is undone by the closure). What an
+interval cannot tell: the noise of the steps in it, and its own edges. And the model's own form, a
+floor. The instrument's gain is no part
 of it: it is common to all requests of a device and stated apart.
 """
 
@@ -26,14 +27,12 @@ class Mix:
     def __init__(self) -> None:
         self._joules = 0.0
         self._work = np.zeros(6)
-        self.steps_per_interval = 1.0
 
     def add(self, work: Features, energy_j: float) -> None:
         if work.steps <= 0 or energy_j <= 0:
             return
         self._joules = _MEMORY * self._joules + energy_j
         self._work = _MEMORY * self._work + np.array(work)
-        self.steps_per_interval += (1 - _MEMORY) * (work.steps - self.steps_per_interval)
 
     def excess_of(self, bill: Bill) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """The bill's features less those that its joules would buy on average."""
@@ -51,11 +50,9 @@ def uncertainty_j(bill: Bill, fits: Sequence[Fit], mix: Mix) -> float:
         return 0.0
     energy_j = bill.energy_j
     features = mix.excess_of(bill)
-    variance = (_FORM * energy_j) ** 2
-    unresolved = max(0.0, mix.steps_per_interval - 1.0) / bill.passes
+    variance = (_FORM * energy_j) ** 2 + bill.noise * (energy_j / bill.passes) ** 2
     for fit in fits:
         variance += max(0.0, float(features @ fit.covariance @ features))
-        variance += (fit.spread * energy_j) ** 2 * unresolved / len(fits)
         if not fit.converged:
             variance += (0.3 * energy_j) ** 2 / len(fits)
     return float(min(variance**0.5, max(energy_j, 0.0)))

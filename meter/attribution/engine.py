@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from meter.attribution.accumulator import Accumulator
 from meter.attribution.batch import Batch, Pass
+from meter.attribution.calibration import Calibration
+from meter.attribution.coefficients import USUAL_PACE
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 _LINGER_NS = 1_000_000_000
@@ -51,7 +53,7 @@ class Request:
 
 @dataclass(slots=True)
 class EngineState:
-    """Everything the core holds of one engine."""
+    """Everything the core holds of one engine. ``pace`` learns how long its steps usually take."""
 
     info: Engine
     batch: Batch = field(default_factory=Batch)
@@ -61,6 +63,7 @@ class EngineState:
     passes: deque[Pass] = field(default_factory=deque)
     lost: deque[Lost] = field(default_factory=deque)
     startups: list[tuple[int, int | None]] = field(default_factory=list)
+    pace: Calibration = field(default_factory=lambda: Calibration(USUAL_PACE))
     lost_steps: int = 0
     unfinished: int = 0
     last: Pass | None = None
@@ -154,6 +157,7 @@ class EngineState:
         if done.participants:
             self.passes.append(done)
             self.last = done
+            self.pace.add(done.work, done.duration_ns * 1e-9)
         self.timeline.append(done)
         return done
 

@@ -2,33 +2,44 @@
 
 A GPU's energy counter moves every ``refresh`` (100 ms on Hopper) while it is polled faster. The
 poll that sees a change says only that the tick lies between it and the poll before. Ticks come
-regularly, so a straight line through the last ones (tick number against midpoint) times each far
-better than one poll does; the line's value is then held to the bounds that the polls prove.
-A counter that moves at every poll (RAPL, an estimate) needs no grid: its edges are its readings.
+regularly, so period and phase fitted to many such bounds time each tick far better than one poll
+does; the fitted tick is then held to the bounds that its own polls prove. A counter that moves at
+every poll (RAPL, an estimate) needs no grid: its edges are its readings.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from meter.model import Device, Reading
 
-_FIT_TICKS = 64
-_FIT_MIN_TICKS = 6
+_Array = NDArray[np.float64]
+
+_FIT_TICKS = 256
+_FIT_MIN_TICKS = 5
+_FIT_EACH_UNTIL = 32
+_FIT_EVERY = 8
+_HOLD_TICKS = 24
+_SEARCH_ROUNDS = 24
+_KNOWN_WITHIN = 0.002
+_UNIFORM = 12**0.5
 _CONTINUOUS_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """``energy_uj`` moved on ``device`` between the edges. ``jitter_ns``: doubt of each edge."""
+    """``energy_uj`` moved on ``device`` between the edges. ``jitter_ns``: doubt of the edges."""
 
     device: str
     start_ns: int
     end_ns: int
     energy_uj: int
     jitter_ns: float
-    latest_ns: int
 
     @property
     def duration_s(self) -> float:
@@ -36,87 +47,130 @@ class Interval:
 
 
 class _Grid:
-    """The counter's tick: period and phase, fitted to the bounds of the last changes."""
+    """The counter's tick: the period and phase that the bounds of the last changes allow.
+
+    Change ``n`` is known to lie in ``(lower_n, upper_n]`` and to be tick number ``m_n``, so
+    ``lower_n < phase + m_n·period ≤ upper_n``. For one period the bounds leave a slot for the
+    phase; its width is concave in the period, so the period that leaves the widest slot is found
+    by ternary search, and the phase is the slot's middle. (A line through the bounds' midpoints
+    does worse: polls that beat with the tick bias all midpoints one way for minutes.)
+    """
 
     def __init__(self, refresh_s: float | None) -> None:
-        self.period_ns: float | None = refresh_s * 1e9 if refresh_s else None
-        self._ticks: deque[tuple[int, float]] = deque(maxlen=_FIT_TICKS)
+        self._known_ns = refresh_s * 1e9 if refresh_s else None
+        self.period_ns: float | None = self._known_ns
         self._origin_ns = 0
         self._phase_ns = 0.0
-        self._early: list[float] = []
+        self._doubt_ns = 0.0
+        self._bounds: deque[tuple[int, int, int]] = deque(maxlen=_FIT_TICKS)
 
-    def edge_ns(self, lower_ns: int, upper_ns: int) -> tuple[int, float]:
-        """The tick in ``(lower, upper]`` and its standard doubt, both ns; learns from it."""
-        middle = (lower_ns + upper_ns) / 2
-        width = upper_ns - lower_ns
-        if self.period_ns is None:
-            self._guess_period(middle)
-            return round(middle), width / 3.5
-        if not self._ticks:
+    @property
+    def certain(self) -> bool:
+        """Have enough ticks been seen to time them well?"""
+        return len(self._bounds) >= _HOLD_TICKS
+
+    def learn(self, lower_ns: int, upper_ns: int) -> int:
+        """A tick lies in ``(lower, upper]`` (ns): returns its number."""
+        if not self._bounds:
             self._origin_ns = lower_ns
-            self._ticks.append((0, middle - self._origin_ns))
-            self._phase_ns = middle - self._origin_ns
-            return round(middle), width / 3.5
-        number = self._number(upper_ns, middle)
-        if width < 1.5 * self.period_ns:
-            self._learn(number, middle - self._origin_ns)
-        fitted = self._origin_ns + self._phase_ns + number * self.period_ns
-        edge = min(max(fitted, lower_ns + 1), upper_ns)
-        doubt = width / 3.5 / max(1.0, len(self._ticks) ** 0.5) if edge == fitted else width / 7
-        return round(edge), doubt
+        lower, upper = lower_ns - self._origin_ns, upper_ns - self._origin_ns
+        number = self._number(lower, upper)
+        if self.period_ns is None or upper - lower < 1.5 * self.period_ns:
+            self._bounds.append((number, lower, upper))
+            self._fit()
+        return number
 
-    def _guess_period(self, middle: float) -> None:
-        self._early.append(middle)
-        if len(self._early) > _FIT_MIN_TICKS:
-            gaps = sorted(b - a for a, b in zip(self._early, self._early[1:], strict=False))
-            self.period_ns = gaps[len(gaps) // 2]
-            self._early.clear()
+    def edge_ns(self, number: int, lower_ns: int, upper_ns: int) -> tuple[int, float]:
+        """When tick ``number`` was, within its bounds, and its standard doubt, both ns."""
+        lower, upper = lower_ns - self._origin_ns, upper_ns - self._origin_ns
+        own_doubt = (upper - lower) / _UNIFORM
+        if len(self._bounds) < _FIT_MIN_TICKS or self.period_ns is None:
+            return round((lower_ns + upper_ns) / 2), own_doubt
+        ticked = self._phase_ns + number * self.period_ns
+        edge = min(max(ticked, lower + 1), upper)
+        off = abs(edge - ticked)
+        return self._origin_ns + round(edge), min(own_doubt, self._doubt_ns + off)
 
-    def _number(self, upper_ns: int, middle: float) -> int:
-        """The number of the last tick before ``upper``."""
-        assert self.period_ns is not None
-        offset = (middle - self._origin_ns - self._phase_ns) / self.period_ns
-        number = round(offset)
-        last = self._ticks[-1][0]
-        while self._origin_ns + self._phase_ns + (number + 1) * self.period_ns <= upper_ns:
+    def _number(self, lower: int, upper: int) -> int:
+        """The number of the last tick in ``(lower, upper]``, counted from the first change."""
+        if not self._bounds:
+            return 0
+        last, last_lower, last_upper = self._bounds[-1]
+        if self.period_ns is None:
+            return last + 1
+        middle = (lower + upper) / 2
+        if len(self._bounds) < _FIT_MIN_TICKS:
+            return last + max(1, round((middle - (last_lower + last_upper) / 2) / self.period_ns))
+        number = last + max(1, round((middle - self._phase_ns) / self.period_ns - last))
+        while self._phase_ns + (number + 1.5) * self.period_ns <= upper:
             number += 1
-        return max(number, last + 1)
+        return number
 
-    def _learn(self, number: int, offset_ns: float) -> None:
-        self._ticks.append((number, offset_ns))
-        count = len(self._ticks)
-        if count < _FIT_MIN_TICKS:
+    def _fit(self) -> None:
+        count = len(self._bounds)
+        if count < _FIT_MIN_TICKS or (count > _FIT_EACH_UNTIL and self._bounds[-1][0] % _FIT_EVERY):
             return
-        mean_n = sum(n for n, _ in self._ticks) / count
-        mean_o = sum(o for _, o in self._ticks) / count
-        spread = sum((n - mean_n) ** 2 for n, _ in self._ticks)
-        slope = sum((n - mean_n) * (o - mean_o) for n, o in self._ticks) / spread
-        self.period_ns = slope
-        self._phase_ns = mean_o - slope * mean_n
+        numbers, lower, upper = np.array(self._bounds, dtype=np.float64).T
+        low, high = self._period_range(numbers, lower, upper)
+        for _ in range(_SEARCH_ROUNDS):
+            third = (high - low) / 3
+            left = _slot(numbers, lower, upper, low + third)
+            right = _slot(numbers, lower, upper, high - third)
+            if left[1] - left[0] < right[1] - right[0]:
+                low += third
+            else:
+                high -= third
+        self.period_ns = (low + high) / 2
+        start, end = _slot(numbers, lower, upper, self.period_ns)
+        self._phase_ns = (start + end) / 2
+        self._doubt_ns = abs(end - start) / _UNIFORM
+
+    def _period_range(self, numbers: _Array, lower: _Array, upper: _Array) -> tuple[float, float]:
+        """What the first and the last bounds leave for the period."""
+        if self._known_ns is not None:
+            return self._known_ns * (1 - _KNOWN_WITHIN), self._known_ns * (1 + _KNOWN_WITHIN)
+        span = numbers[-1] - numbers[0]
+        return float((lower[-1] - upper[0]) / span), float((upper[-1] - lower[0]) / span)
+
+
+def _slot(numbers: _Array, lower: _Array, upper: _Array, period_ns: float) -> tuple[float, float]:
+    """Where the phase may lie for a period: ``(start, end)``, empty where ``end < start``."""
+    ticked = numbers * period_ns
+    return float((lower - ticked).max()), float((upper - ticked).min())
+
+
+class _Change(NamedTuple):
+    """The counter moved by ``moved_uj`` between two polls; ``number`` is the tick's."""
+
+    number: int
+    lower_ns: int
+    upper_ns: int
+    moved_uj: int
 
 
 class Counter:
     """One device's counter: takes its readings in order of time, gives its intervals.
 
-    ``moved_uj`` is all that the counter has moved since its first reading. A reading below the one
-    before is a reset (driver reload, GPU reset): nothing is known of the time between, so no
-    interval covers it and nothing is invented.
+    ``moved_uj`` is all that the counter has moved since its first reading. The first changes are
+    held back until the tick is known, so that the first intervals have true edges too. A reading
+    below the one before is a reset (driver reload, GPU reset): nothing is known of the time
+    between, so no interval covers it and nothing is invented.
     """
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.moved_uj = 0
-        self.closed_uj = 0
         self.resets = 0
         self.errors = 0
         self.first_ns: int | None = None
-        self.edge_ns: int | None = None
         self.last: Reading | None = None
+        self._edge_ns = 0
+        self._edge_doubt_ns = 0.0
         self._last_uj = 0
-        self._edge_jitter_ns = 0.0
         self._polls = 0
         self._changes = 0
         self._grid = _Grid(device.refresh_s)
+        self._held: list[_Change] = []
 
     @property
     def refresh_s(self) -> float | None:
@@ -127,57 +181,63 @@ class Counter:
 
     @property
     def _continuous(self) -> bool:
+        """Does the counter move at every poll? Then each reading is exact at its time."""
         if self.device.refresh_s is not None:
             return self.device.refresh_s == 0
         return self._polls >= 10 and self._changes > _CONTINUOUS_SHARE * self._polls
 
-    def add(self, reading: Reading) -> Interval | None:
-        """Take a reading; return the interval it closes, if the counter moved."""
+    def add(self, reading: Reading) -> list[Interval]:
+        """Take a reading; return the intervals it closes (none while the counter stands)."""
         if reading.energy_uj is None:
             self.errors += 1
-            return None
-        before, self.last = self.last, reading
+            return []
+        before = self.last
         if before is None:
             self._begin(reading)
-            return None
+            return []
         if reading.t_ns <= before.t_ns:
-            self.last = before
-            return None
+            return []
+        self.last = reading
         self._polls += 1
-        moved = reading.energy_uj - self._last_uj
-        if moved < 0:
+        moved_uj = reading.energy_uj - self._last_uj
+        if moved_uj < 0:
             self.resets += 1
+            closed = self.flush()
             self._begin(reading)
-            return None
-        if moved == 0:
-            return None
+            return closed
+        if moved_uj == 0:
+            return []
+        self._last_uj = reading.energy_uj
         self._changes += 1
-        return self._close(before.t_ns, reading, moved)
+        self.moved_uj += moved_uj
+        number = 0 if self._continuous else self._grid.learn(before.t_ns, reading.t_ns)
+        self._held.append(_Change(number, before.t_ns, reading.t_ns, moved_uj))
+        return self.flush() if self._continuous or self._grid.certain else []
+
+    def flush(self) -> list[Interval]:
+        """The intervals of all changes that are still held back."""
+        held, self._held = self._held, []
+        return [self._interval(change) for change in held]
 
     def _begin(self, reading: Reading) -> None:
         assert reading.energy_uj is not None
+        self.last = reading
         self._last_uj = reading.energy_uj
-        self.edge_ns = reading.t_ns
-        self._edge_jitter_ns = 0.0
+        self._edge_ns, self._edge_doubt_ns = reading.t_ns, 0.0
         if self.first_ns is None:
             self.first_ns = reading.t_ns
 
-    def _close(self, lower_ns: int, reading: Reading, moved_uj: int) -> Interval | None:
-        assert self.edge_ns is not None
-        assert reading.energy_uj is not None
-        edge, jitter = self._grid.edge_ns(lower_ns, reading.t_ns)
-        if self._continuous:
-            edge, jitter = reading.t_ns, 0.0
-        edge = max(edge, self.edge_ns + 1)
+    def _interval(self, change: _Change) -> Interval:
+        edge, doubt = change.upper_ns, 0.0
+        if not self._continuous:
+            edge, doubt = self._grid.edge_ns(change.number, change.lower_ns, change.upper_ns)
+        edge = max(edge, self._edge_ns + 1)
         interval = Interval(
             device=self.device.id,
-            start_ns=self.edge_ns,
+            start_ns=self._edge_ns,
             end_ns=edge,
-            energy_uj=moved_uj,
-            jitter_ns=(jitter**2 + self._edge_jitter_ns**2) ** 0.5,
-            latest_ns=reading.t_ns,
+            energy_uj=change.moved_uj,
+            jitter_ns=(doubt**2 + self._edge_doubt_ns**2) ** 0.5,
         )
-        self._last_uj = reading.energy_uj
-        self.moved_uj += moved_uj
-        self.edge_ns, self._edge_jitter_ns = edge, jitter
+        self._edge_ns, self._edge_doubt_ns = edge, doubt
         return interval

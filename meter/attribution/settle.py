@@ -54,6 +54,7 @@ class Evaluated:
     startup_ns: int
     work: Features
     foreseen_j: float
+    stalled_j: float
     lost_j: float
 
     @property
@@ -62,11 +63,15 @@ class Evaluated:
 
     @property
     def excess(self) -> bool:
-        """Far more than foreseen? Never said before the fit has converged."""
+        """Far more than foreseen? Never said before the fit has converged.
+
+        A step that stalls at its usual power is dear, but no stranger's: ``stalled_j`` is let off.
+        """
         if not self.fit.converged or self.lost or self.startup_ns:
             return False
         spread = max(self.fit.spread, _EXCESS_SPREAD_MIN)
-        return self.energy_j - self.foreseen_j > _EXCESS_SIGMAS * spread * self.foreseen_j
+        expected_j = self.foreseen_j + self.stalled_j
+        return self.energy_j - expected_j > _EXCESS_SIGMAS * spread * expected_j
 
     @property
     def teaches(self) -> bool:
@@ -110,6 +115,7 @@ def evaluate(interval: Interval, engines: Sequence[EngineState], fit: Fit) -> Ev
         startup_ns=startup_ns,
         work=work,
         foreseen_j=foreseen + lost_j,
+        stalled_j=sum(_stalled_j(e, parts, coefficients) for e in engines),
         lost_j=lost_j,
     )
 
@@ -141,10 +147,12 @@ class Shares(NamedTuple):
     foreign_j: float
 
 
-def distribute(e: Evaluated, foreign: bool, devices: int) -> Shares:
+def distribute(e: Evaluated, foreign: bool, devices: int, jump_w: float) -> Shares:
     """Hand out the interval's joules; ``devices`` is how many devices share each engine's work.
 
-    Adds each part's weights to its pass. Everything handed out sums to what the counter moved.
+    ``jump_w``: how much power changed at the interval's edge; with the edge's jitter it says how
+    many joules may belong to the neighbour. Adds each part's weights to its pass. Everything
+    handed out sums to what the counter moved.
     """
     static_w = e.coefficients.static_w
     outside_ns = e.idle_ns + e.startup_ns
@@ -152,8 +160,10 @@ def distribute(e: Evaluated, foreign: bool, devices: int) -> Shares:
         startup_j = e.energy_j * e.startup_ns / outside_ns if outside_ns else 0.0
         return Shares(0.0, e.energy_j - startup_j, startup_j, 0.0, 0.0)
     factor = 1.0 if foreign else e.energy_j / e.foreseen_j
+    variance = _relative_variance(e, jump_w)
     for part in e.parts:
-        _book(part, e.coefficients, factor, e.interval.device, devices)
+        booked_j = _book(part, e.coefficients, factor, e.interval.device, devices)
+        part.done.variance_j2 += variance * booked_j**2
     return Shares(
         factor=factor,
         idle_j=factor * static_w * e.idle_ns * 1e-9,
@@ -163,7 +173,16 @@ def distribute(e: Evaluated, foreign: bool, devices: int) -> Shares:
     )
 
 
-def _book(part: Part, coefficients: Coefficients, factor: float, device: str, devices: int) -> None:
+def _relative_variance(e: Evaluated, jump_w: float) -> float:
+    """What the interval cannot tell of a part of it: which step was dear, and its edges."""
+    edge = e.interval.jitter_ns * 1e-9 * jump_w / max(e.energy_j, 1e-9)
+    return e.fit.spread**2 * max(0.0, e.work.steps - 1.0) + edge**2
+
+
+def _book(
+    part: Part, coefficients: Coefficients, factor: float, device: str, devices: int
+) -> float:
+    """Put a part's joules on its pass; returns them."""
     done = part.done
     run_j, refund_j, gap_s = _part(part, coefficients)
     keep = factor * part.run_share * (1.0 - refund_j / run_j if run_j > 0 else 1.0)
@@ -178,13 +197,28 @@ def _book(part: Part, coefficients: Coefficients, factor: float, device: str, de
     done.gap_lambda_s += factor * gap_s / devices
     booked_j = factor * (run_j - refund_j) + gap_j
     done.pending_j[device] = done.pending_j.get(device, 0.0) + booked_j
+    return booked_j
 
 
 def _part(part: Part, coefficients: Coefficients) -> tuple[float, float, float]:
     """Modelled joules of the part's run, what others carry of them, and seconds of gap it pays."""
-    run_j = part.run_share * coefficients.cost_j(_whole(part.done))
+    run_j = part.run_share * coefficients.cost_j(part.done.work)
     refund_j = min(run_j, coefficients.static_w * part.crowd_run_s)
     return run_j, refund_j, max(0.0, part.gap_ns * 1e-9 - part.crowd_gap_s)
+
+
+def _stalled_j(engine: EngineState, parts: Sequence[Part], coefficients: Coefficients) -> float:
+    """Joules beyond the foreseen that the engine's steps take by lasting longer than usual."""
+    pace = engine.pace.fit
+    extra_j = 0.0
+    for part in parts:
+        if part.engine != engine.info.id or not part.run_ns or not pace.converged:
+            continue
+        usual_s = pace.coefficients.cost_j(part.done.work)
+        stretch = part.done.duration_ns * 1e-9 / usual_s if usual_s > 0 else 1.0
+        run_j = part.run_share * coefficients.cost_j(part.done.work)
+        extra_j += run_j * max(0.0, stretch - 1.0)
+    return extra_j
 
 
 def _foreseen_j(parts: Sequence[Part], outside_ns: int, coefficients: Coefficients) -> float:
@@ -193,12 +227,6 @@ def _foreseen_j(parts: Sequence[Part], outside_ns: int, coefficients: Coefficien
         run_j, refund_j, gap_s = _part(part, coefficients)
         total += run_j - refund_j + coefficients.static_w * gap_s
     return total
-
-
-def _whole(done: Pass) -> Features:
-    return Features(
-        0.0, 1.0, done.prefill_tokens, done.pairs, done.decode.tokens, done.decode.context
-    )
 
 
 def _parts(engine: EngineState, start: int, end: int) -> list[Part]:
@@ -247,7 +275,7 @@ def _startup_ns(engine: EngineState, start: int, end: int) -> int:
 def _neighbours_w(loss: Lost, coefficients: Coefficients) -> float:
     """Mean power of the passes on both sides of a loss."""
     known = [done for done in (loss.before, loss.after) if done is not None]
-    watts = [coefficients.cost_j(_whole(done)) / (done.duration_ns * 1e-9) for done in known]
+    watts = [coefficients.cost_j(done.work) / (done.duration_ns * 1e-9) for done in known]
     return sum(watts) / len(watts)
 
 
