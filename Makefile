@@ -1,0 +1,72 @@
+# What a developer types. `make test` needs nothing but Python 3.11 or later: it makes its own
+# environment, and on Debian fetches the few programs that the tests call.
+
+PYTHON ?= python3
+SECONDS ?=
+CACHE := $(or $(JOULEMETER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/joulemeter)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Programs that .ci/tools fetched; the system's own come first.
+export PATH := $(PATH):$(CACHE)/tools/usr/bin
+export JOULEMETER_CACHE := $(CACHE)
+# Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
+unexport SECONDS
+
+.PHONY: help install test lint fmt dashboards bench demo demo-vllm clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo [SECONDS=20]       the meter on a simulated GPU, with traffic'
+	@echo 'make demo-vllm [SECONDS=60]  the same on a real vLLM, on this CPU'
+	@echo 'make test                    lint, types and all tests, the real vLLM included'
+	@echo 'make install                 the development environment, in $(VENV)'
+	@echo 'make lint | fmt              check | mend style'
+	@echo 'make dashboards              write grafana/dashboards/ anew'
+	@echo 'make bench                   what the plugin costs per engine step'
+
+install: $(VENV)/.dev
+
+# What users get, nothing more: the demo starts sooner.
+$(VENV)/.base: pyproject.toml
+	@PYTHON='$(PYTHON)' .ci/environment $(VENV)
+	$(PIP) install --editable .
+	@touch $@
+
+# The development extras hold the base, so one install serves both.
+$(VENV)/.dev: pyproject.toml
+	@PYTHON='$(PYTHON)' .ci/environment $(VENV)
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.base
+
+test: install lint
+	.ci/tools '$(CACHE)/tools' prometheus promtool gcc
+	tests/vllm_cpu/setup.sh
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --package meter --package grafana
+
+fmt: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dashboards: install
+	$(BIN)/python -m grafana
+
+bench: install
+	$(BIN)/python tests/bench/plugin_cost.py
+
+demo: $(VENV)/.base
+	$(BIN)/joulemeter demo $(if $(SECONDS),--seconds $(SECONDS))
+
+demo-vllm: $(VENV)/.base
+	tests/vllm_cpu/setup.sh
+	$(BIN)/joulemeter demo --vllm $(if $(SECONDS),--seconds $(SECONDS))
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
