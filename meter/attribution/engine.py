@@ -117,8 +117,8 @@ class EngineState:
     def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
         """Put the ends of closed requests on the timeline, but for those a step still names.
 
-        A request may be closed while the engine still computes it (asynchronous scheduling): it
-        lingers until a step no longer names it.
+        A closed request is never implied by a step's change form; but a step may still name it
+        (asynchronous scheduling computes it once more): then it lingers, and pays.
         """
         for request, event in list(self._closing.items()):
             if request in named or (older_than_ns is not None and event.t_ns > older_than_ns):
@@ -146,7 +146,7 @@ class EngineState:
             return None
         self._follow(step)
         self._open_unannounced(step)
-        self.end_closing(step.t0_ns, frozenset(work.request for work in step.work))
+        self.end_closing(None, frozenset(work.request for work in step.work))
         done = self.batch.apply(step, self._gap_start(step.t0_ns))
         if done is None:
             self.lost_steps += 1

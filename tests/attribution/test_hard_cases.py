@@ -1,0 +1,247 @@
+"""Losses, resets, lives and ends: each goes to a stated account, none into a wrong receipt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from meter.attribution import Attributor
+from meter.model import (
+    Account,
+    DeviceFound,
+    EngineEvent,
+    Event,
+    Phase,
+    Quality,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Snapshot,
+    Step,
+    Work,
+)
+from meter.replay import replay_trace
+from meter.trace import Trace
+
+from .scenes import ENGINE, GPU, Scene
+from .test_closed_form import CONTINUOUS
+
+
+def play(events: list[Event]) -> Attributor:
+    core = Attributor([GPU], [ENGINE])
+    for event in events:
+        core.feed(event)
+    core.finish()
+    return core
+
+
+def conserved(s: Snapshot) -> bool:
+    receipts_j = s.receipts_open_j + s.receipts_closed_j
+    small = 1e-9 * max(1.0, s.measured_j)
+    return abs(s.conservation_error_j) <= small and abs(receipts_j - s.attributed_j) <= small
+
+
+def test_lost_steps_are_nobodys() -> None:
+    """Where `seq` jumps, the time between the neighbours is unattributed{lost_steps}."""
+    scene = Scene(seed=7, seconds=30.0, noise=0.0)
+    lost = {e.seq for e in scene.events if isinstance(e, Step) and 200 <= e.seq < 230}
+    kept = [e for e in scene.events if not (isinstance(e, Step) and e.seq in lost)]
+    span = [e for e in scene.events if isinstance(e, Step) and e.seq in lost]
+    truth_j = scene.power_between_j(span[0].t0_ns / 1e9, span[-1].t1_ns / 1e9)
+    s = play(kept).snapshot()
+    assert s.lost_steps == len(lost)
+    assert s.unattributed["lost_steps"] == pytest.approx(truth_j, rel=0.25)
+    assert conserved(s)
+
+
+def test_change_form_after_a_loss_waits_for_a_full_step() -> None:
+    """Without its base a change-form step tells nothing: it counts as lost."""
+    scene = Scene(seed=7, seconds=20.0, change_form=True)
+    kept = [e for e in scene.events if not (isinstance(e, Step) and e.seq == 100)]
+    s = play(kept).snapshot()
+    assert s.lost_steps > 100
+    assert s.attributed_j > 0
+    assert conserved(s)
+
+
+def test_a_reset_counter_invents_nothing() -> None:
+    """A counter that starts over loses the time between two readings, and no more."""
+    scene = Scene(seed=8, seconds=20.0)
+    events: list[Event] = []
+    for e in scene.events:
+        if isinstance(e, Reading) and e.t_ns > 10_000_000_000 and e.energy_uj is not None:
+            events.append(replace(e, energy_uj=e.energy_uj % 1_000_000_000))
+        else:
+            events.append(e)
+    s = play(events).snapshot()
+    whole = play(list(scene.events)).snapshot()
+    assert s.devices[0].resets >= 1
+    assert 0 < whole.measured_j - s.measured_j < 200 * s.devices[0].resets
+    assert conserved(s)
+
+
+def test_failed_readings_are_survived() -> None:
+    """Readings that failed make intervals longer, not wrong."""
+    scene = Scene(seed=8, seconds=20.0)
+    events: list[Event] = [
+        replace(e, energy_uj=None, error="timeout") if isinstance(e, Reading) and i % 3 else e
+        for i, e in enumerate(scene.events)
+    ]
+    s = play(events).snapshot()
+    whole = play(list(scene.events)).snapshot()
+    assert s.measured_j == pytest.approx(whole.measured_j, rel=0.02)
+    assert conserved(s)
+
+
+def test_a_meter_that_starts_in_mid_stream() -> None:
+    """Steps before the first full one are unknown; what follows is attributed."""
+    scene = Scene(seed=9, seconds=20.0, change_form=True)
+    late = [e for e in scene.events if e.t_ns > 5_000_000_000]
+    first = next(i for i, e in enumerate(late) if isinstance(e, Step) and i > 400)
+    step = late[first]
+    assert isinstance(step, Step)
+    running = _running_at(scene, step.seq)
+    late[first] = replace(step, same=False, work=(*step.work, *running), drop=())
+    s = play(late).snapshot()
+    assert s.lost_steps > 0
+    assert s.attributed_j > 0.5 * s.measured_j
+    assert conserved(s)
+
+
+def _running_at(scene: Scene, seq: int) -> tuple[Work, ...]:
+    """Who decodes plainly at ``seq``, from the same scene told in full."""
+    full = Scene(seed=scene.seed, seconds=scene.seconds)
+    steps = {e.seq: e for e in full.events if isinstance(e, Step)}
+    told = {w.request for e in scene.events if isinstance(e, Step) and e.seq == seq for w in e.work}
+    return tuple(w for w in steps[seq].work if w.request not in told)
+
+
+def test_startup_lies_between_up_and_ready() -> None:
+    """From the first process to ready is start-up; before and after, idle."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(EngineEvent("0", 2_000_000_000, "up"))
+    core.feed(EngineEvent("0", 5_000_000_000, "ready"))
+    for second in range(11):
+        core.feed(Reading("GPU-0", second * 1_000_000_000 + 1, second * 100_000_000))
+    core.finish()
+    s = core.snapshot()
+    assert s.total_j(Account.STARTUP) == pytest.approx(300.0, rel=1e-6)
+    assert s.total_j(Account.IDLE) == pytest.approx(700.0, rel=1e-6)
+    assert conserved(s)
+
+
+def test_an_engine_that_dies_closes_its_requests() -> None:
+    """A request open at the engine's end has a receipt with the reason `lost`."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, (Work("a", 9, 0, Phase.PREFILL),)))
+    core.feed(EngineEvent("0", 1_150_000_000, "down"))
+    core.feed(Reading("GPU-0", 1_200_000_000, 30_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert receipt.reason == "lost"
+    assert receipt.energy_j > 0
+    assert conserved(core.snapshot())
+
+
+def test_a_new_life_starts_with_nobody_running() -> None:
+    """Members of an old epoch are not carried into a new one."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    for epoch, name in ((0, "a"), (1, "b")):
+        t = (epoch + 1) * 1_000_000_000
+        core.feed(RequestOpened("0", name, t))
+        core.feed(Step("0", epoch, 0, t, t + 10_000_000, (Work(name, 1, 9, Phase.DECODE),)))
+        core.feed(Step("0", epoch, 1, t + 10_000_000, t + 20_000_000, (), same=True))
+    core.feed(RequestClosed("0", "b", 2_030_000_000, "stop", 9, 0, 2))
+    core.feed(Reading("GPU-0", 2_100_000_000, 10_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert receipt.id == "b"
+    s = core.snapshot()
+    assert s.receipts_open == 1
+    assert conserved(s)
+
+
+def test_computed_once_more_after_its_end() -> None:
+    """Asynchronous scheduling: a step that names a closed request charges it still."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_010_000_000, (Work("a", 1, 9, Phase.DECODE),)))
+    core.feed(RequestClosed("0", "a", 1_012_000_000, "stop", 9, 0, 1))
+    core.feed(Step("0", 0, 1, 1_010_000_000, 1_020_000_000, (Work("a", 1, 10, Phase.DECODE),)))
+    core.feed(Reading("GPU-0", 1_020_000_000, 8_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert receipt.energy_j == pytest.approx(8.0)
+
+
+def test_n_is_one_receipt_with_children() -> None:
+    """n > 1: the prompt once, completions summed, one child's cached tokens, joules summed."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    for child in ("0_x", "1_x"):
+        core.feed(RequestOpened("0", child, 1_000_000_000, parent="x"))
+    work = (Work("0_x", 9, 0, Phase.PREFILL), Work("1_x", 1, 8, Phase.PREFILL))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, work))
+    core.feed(RequestClosed("0", "0_x", 1_100_000_001, "stop", 9, 0, 5))
+    core.feed(RequestClosed("0", "1_x", 1_100_000_002, "length", 9, 8, 7))
+    core.feed(Reading("GPU-0", 1_200_000_000, 30_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert (receipt.id, receipt.prompt_tokens, receipt.completion_tokens) == ("x", 9, 12)
+    assert receipt.cached_tokens == 0
+    assert [c.id for c in receipt.children] == ["0_x", "1_x"]
+    assert math.isclose(receipt.energy_j, sum(c.energy_j for c in receipt.children))
+    assert core.receipt("x") == receipt
+
+
+def test_an_open_request_has_a_receipt_so_far() -> None:
+    """While it runs, a request's receipt shows what is settled, and says it is not final."""
+    scene = Scene(seed=1, seconds=8.5)
+    core = Attributor([GPU], [ENGINE])
+    for event in scene.events:
+        core.feed(event)
+    opened = [e.request for e in scene.events if isinstance(e, RequestOpened)]
+    receipts = [core.receipt(r) for r in opened]
+    running = [r for r in receipts if r is not None and not r.final]
+    assert running
+    assert sum(r.energy_j for r in running) == pytest.approx(core.snapshot().receipts_open_j)
+
+
+def test_a_device_may_be_found_later() -> None:
+    """Devices and engines may come as events; until then nothing is attributed to them."""
+    core = Attributor()
+    core.feed(DeviceFound(1_000_000_000, CONTINUOUS))
+    core.feed(EngineEvent("0", 1_000_000_000, "ready", info=ENGINE))
+    core.feed(Reading("GPU-0", 1_000_000_001, 0))
+    core.feed(Reading("GPU-0", 2_000_000_000, 5_000_000))
+    core.finish()
+    s = core.snapshot()
+    assert s.measured_j == pytest.approx(5.0)
+    assert {key.quality for key in s.accounts} == {Quality.SIMULATED}
+
+
+def test_no_reading_no_joules() -> None:
+    """Work without a counter is attributed nothing: unknown is not invented."""
+    scene = Scene(seed=1, seconds=5.0)
+    events = [e for e in scene.events if not isinstance(e, Reading)]
+    replayed = replay_trace(Trace((GPU,), (ENGINE,), events))
+    assert replayed.snapshot.measured_j == 0.0
+    assert replayed.receipts
+    assert all(r.energy_j == 0.0 for r in replayed.receipts)
+
+
+def test_tokens_are_counted_once() -> None:
+    """Counted tokens equal what the requests' ends report."""
+    scene = Scene(seed=6, seconds=15.0)
+    core = play(list(scene.events))
+    closes = [e for e in scene.events if isinstance(e, RequestClosed)]
+    tokens = {key.token_type: n for key, n in core.snapshot().tokens.items()}
+    completed = sum(e.completion_tokens or 0 for e in closes)
+    still_open = core.snapshot().receipts_open
+    assert completed <= tokens["output"] <= completed + 200 * still_open
