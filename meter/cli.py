@@ -1,0 +1,250 @@
+"""The command line: parse, call, print. What a command does lives in the rooms."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from meter import __version__
+from meter.config import ConfigError, Settings, known_keys, load
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="joulemeter",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The live energy meter for LLM inference: every joule in one account.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at the settings in force.")
+app.add_typer(config_app, name="config")
+
+# Options stop at the first word of the command, so that its own options need no "--" before it.
+_BEFORE_COMMAND = {"allow_interspersed_args": False}
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file of settings (or JOULEMETER_CONFIG)."),
+]
+PortNumber = Annotated[
+    int | None, typer.Option(help="Port of the meter's metrics, receipts and page [9401].")
+]
+Host = Annotated[str | None, typer.Option(help="Address of that port [127.0.0.1].")]
+Source = Annotated[
+    str | None, typer.Option(help="Where joules come from: auto, nvml or cpu [auto].")
+]
+NvmlLibrary = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Path of libnvidia-ml.so.1, if not the system's."),
+]
+LogLevel = Annotated[
+    str | None, typer.Option(help="Least severe message of the meter that is shown [warning].")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Command = Annotated[
+    list[str], typer.Argument(metavar="-- CMD...", help="The server's command, as without us.")
+]
+
+
+@app.command(context_settings=_BEFORE_COMMAND)
+def run(
+    command: Command,
+    config: ConfigFile = None,
+    port: PortNumber = None,
+    host: Host = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Write all events there (.gz, .zst compress)."),
+    ] = None,
+    source: Source = None,
+    nvml_library: NvmlLibrary = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Start a server and meter it; exits with the server's code.
+
+    For example: joulemeter run -- vllm serve MODEL --port 8000
+    """
+    _run(command, config, port, host, record, source, nvml_library, log_level)
+
+
+@app.command("record", context_settings=_BEFORE_COMMAND)
+def record_(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="File to write (.gz, .zst compress).")
+    ],
+    command: Command,
+    config: ConfigFile = None,
+    port: PortNumber = None,
+    host: Host = None,
+    source: Source = None,
+    nvml_library: NvmlLibrary = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Start a server, meter it, and write down what the sources saw, for replay."""
+    _run(command, config, port, host, trace, source, nvml_library, log_level)
+
+
+def _run(
+    command: list[str],
+    config: Path | None,
+    port: int | None,
+    host: str | None,
+    record: Path | None,
+    source: str | None,
+    nvml_library: Path | None,
+    log_level: str | None,
+) -> None:
+    flags = {
+        "http.port": port,
+        "http.host": host,
+        "record": record,
+        "power.source": source,
+        "power.nvml_library": nvml_library,
+        "log_level": log_level,
+    }
+    settings = _settings(config, flags)
+    from meter.runtime.run import run as run_command
+
+    raise typer.Exit(run_command(command, settings))
+
+
+@app.command()
+def replay(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A recorded trace.")],
+    receipts: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write one JSON line a receipt.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write the accounts as JSON.")
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who pays: shapley, or tokens, time, inflight to compare.")
+    ] = "shapley",
+    calibration: Annotated[
+        str, typer.Option(help="whole: may look at all of the trace; online: only at the past.")
+    ] = "whole",
+    strict: Annotated[bool, typer.Option(help="Exit with 2 when a line is bad.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the attribution over a recorded trace. Exits with 2 where nothing is usable."""
+    from meter import replay as room
+    from meter.trace import TraceError
+
+    rule = _choice(room.Policy, policy, "--policy")
+    mode = _choice(room.CalibrationMode, calibration, "--calibration")
+    try:
+        replayed = room.replay(trace, rule, mode)
+    except TraceError as error:
+        _fail(str(error))
+    for bad in replayed.trace.bad_lines:
+        print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
+    figures = room.summary(replayed)
+    if receipts is not None:
+        room.write_receipts(replayed, receipts)
+    if summary is not None:
+        summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _print_replay(figures, as_json)
+    if strict and replayed.trace.bad_lines:
+        raise typer.Exit(2)
+
+
+def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for name in ("measured", "attributed", "idle", "startup", "unattributed", "pending"):
+        print(f"{name:13} {figures[f'{name}_j']:14.3f} J")
+    print(f"{'requests':13} {figures['requests']:14d}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def demo(
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds; otherwise with Ctrl-C.")
+    ] = None,
+    port: PortNumber = None,
+) -> None:
+    """Meter a small embedded engine on a simulated GPU: needs neither GPU nor vLLM."""
+    from meter.demo.demo import main as run_demo
+
+    raise typer.Exit(run_demo(seconds=seconds, port=port))
+
+
+@config_app.command()
+def check(config: ConfigFile = None) -> None:
+    """Check the settings; exits with 2 and names each problem where they cannot be used."""
+    _settings(config, {})
+    print("the settings are valid")
+
+
+@config_app.command()
+def show(
+    config: ConfigFile = None,
+    defaults: Annotated[bool, typer.Option(help="Show the defaults alone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings in force, with what each means."""
+    settings = Settings() if defaults else _settings(config, {})
+    values = settings.model_dump(mode="json")
+    print(json.dumps(values) if as_json else _commented(values))
+
+
+def _commented(values: dict[str, Any]) -> str:
+    """YAML that can be used as a file, each key under its description."""
+    lines: list[str] = []
+    section = ""
+    for dotted, description in known_keys():
+        *sections, key = dotted.split(".")
+        value: Any = values
+        for part in (*sections, key):
+            value = value[part]
+        head = sections[0] if sections else ""
+        if head and head != section:
+            lines.append(f"{head}:")
+        section = head
+        indent = "  " if sections else ""
+        lines.append(f"{indent}# {description}")
+        # A JSON value is a YAML value, on one line.
+        lines.append(f"{indent}{key}: {json.dumps(value)}")
+    return "\n".join(lines)
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    print(json.dumps({"version": __version__}) if as_json else __version__)
+
+
+def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    try:
+        return load(config, flags)
+    except ConfigError as error:
+        _fail(str(error))
+
+
+def _choice(kind: Callable[[str], T], value: str, option: str) -> T:
+    try:
+        return kind(value)
+    except ValueError as error:
+        _fail(f"{option}: {error}")
+
+
+def _fail(message: str) -> NoReturn:
+    """Say what is wrong and stop with 2."""
+    print(f"joulemeter: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

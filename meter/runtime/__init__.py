@@ -1,0 +1,1 @@
+"""Wiring and life cycle: knows every room, and is the only one that does. See ``run``."""

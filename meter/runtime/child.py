@@ -1,0 +1,94 @@
+"""The engine as a child process: started, its signals forwarded, its exit code ours.
+
+The main thread blocks the signals that it forwards and waits for them with ``sigtimedwait``. That
+leaves no handler to race with, and tells who sent a signal: one from the terminal (Ctrl-C) comes
+from the kernel and went to the whole foreground group, so the child has it already and must not get
+it twice; one from ``kill``, systemd or a container runtime came to us alone and is passed on.
+
+The child stays in our process group and session: job control, ``nohup`` and reading from the
+terminal behave as without the meter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_FROM_KERNEL = 0x80
+_POLL_S = 0.5
+
+
+class CommandError(Exception):
+    """The command cannot be started; ``code`` is what a shell would exit with."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def block_signals() -> set[signal.Signals]:
+    """Block the signals to forward. Call it before any thread starts: threads inherit the mask.
+
+    Returns the mask before, which the child gets.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
+    return {signal.Signals(number) for number in before}
+
+
+class Child:
+    """A started command. All methods belong to the main thread."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], environ: Mapping[str, str], mask: Iterable[int] = ()
+    ) -> Child:
+        """Start ``command`` with our stdio. Raises ``CommandError``."""
+        path = shutil.which(command[0], path=environ.get("PATH"))
+        if path is None:
+            exists = os.path.exists(command[0]) and os.sep in command[0]  # noqa: PTH110
+            raise CommandError(
+                f"{command[0]}: {'not executable' if exists else 'command not found'}",
+                126 if exists else 127,
+            )
+        try:
+            # Python ignores two signals; the child starts with the usual ones.
+            pid = os.posix_spawn(
+                path,
+                list(command),
+                dict(environ),
+                setsigmask=list(mask),
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            raise CommandError(f"{command[0]}: {error.strerror}", 126) from error
+        return cls(pid)
+
+    def wait(self) -> int:
+        """Forward signals until the child ends; returns its code, 128 + n for signal n."""
+        while True:
+            info = signal.sigtimedwait({*FORWARDED, signal.SIGCHLD}, _POLL_S)
+            if info is not None and info.si_signo != signal.SIGCHLD:
+                self._forward(info)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+
+    def _forward(self, info: signal.struct_siginfo) -> None:
+        if info.si_code == _FROM_KERNEL:
+            return
+        os.kill(self.pid, info.si_signo)

@@ -1,0 +1,46 @@
+"""Which devices an engine owns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from meter.model import Device
+
+CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible(value: str | None) -> tuple[str, ...]:
+    """The names in ``CUDA_VISIBLE_DEVICES`` up to the first invalid one, as CUDA reads it.
+
+    Indices are taken as NVML's, which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are
+    alike.
+    """
+    names: list[str] = []
+    for part in (value or "").split(","):
+        name = part.strip()
+        if not name.isdecimal() and not name.startswith(("GPU-", "MIG-")):
+            break
+        names.append(name)
+    return tuple(names)
+
+
+def wanted(
+    power: Sequence[str], engine: Sequence[str], environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The names of the devices to meter: as configured, else those the command may use, else
+    all (empty)."""
+    return tuple(power) or tuple(engine) or visible(environ.get(CUDA_VARIABLE))
+
+
+def owned(
+    found: Sequence[Device], configured: Sequence[str], cuda_visible: str | None
+) -> tuple[str, ...]:
+    """The ids of the devices that an engine owns, of those found; all where nothing narrows it."""
+    names = tuple(configured) or visible(cuda_visible)
+    ids = tuple(device.id for device in found if any(is_named(device, name) for name in names))
+    return ids or tuple(device.id for device in found)
+
+
+def is_named(device: Device, name: str) -> bool:
+    """Whether ``name`` is the device's index, its id, or a beginning of its id (as CUDA allows)."""
+    return name in (device.index, device.id) or (len(name) > 4 and device.id.startswith(name))

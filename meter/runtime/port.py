@@ -1,0 +1,70 @@
+"""The HTTP port on its own thread; the socket is bound first, so a taken port is known early."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+
+
+class PortError(Exception):
+    """The port cannot be opened; the message has the remedy."""
+
+
+class Port:
+    """A bound and listening port that serves an ASGI application."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        """Bind. Raises ``PortError``."""
+        self._socket = _bind(host, port)
+        self.url = _url(self._socket)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run,
+            kwargs={"sockets": [self._socket]},
+            name="joulemeter-http",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving; waits no more than a few seconds."""
+        self._server.should_exit = True
+        self._thread.join(3.0)
+
+
+def _url(bound: socket.socket) -> str:
+    """Where it listens; the real port where 0 was asked for."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    bound: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(128)
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        raise PortError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another port "
+            "(--port, http.port), 0 for any free one"
+        ) from error
+    return bound

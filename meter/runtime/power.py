@@ -1,0 +1,52 @@
+"""Chooses the power source and starts the sampler; what could not be had is said once, loudly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from meter.config import PowerSettings
+from meter.model import Event
+from meter.power.errors import PowerError
+from meter.power.estimate import CpuEstimate
+from meter.power.nvml import NvmlSource
+from meter.power.rapl import RaplSource
+from meter.power.sampler import PowerSource, Sampler
+
+Push = Callable[[Event], None]
+
+
+def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sampler:
+    """A running sampler on the best source that works, of those the settings allow.
+
+    ``names``: the GPUs to meter (empty: all). Raises the last ``PowerError`` where none works.
+    """
+    log = structlog.get_logger("joulemeter.power")
+    failure: PowerError | None = None
+    for label, source in _candidates(settings, names):
+        sampler = Sampler([source], push, rate_hz=settings.rate_hz)
+        try:
+            sampler.start()
+        except PowerError as error:
+            failure = error
+            log.warning("no_energy_from", source=label, reason=str(error))
+            continue
+        if failure is not None:
+            log.warning("energy_from", source=label, note="a second choice: see above")
+        return sampler
+    raise failure or PowerError("no power source is configured")
+
+
+def _candidates(settings: PowerSettings, names: Sequence[str]) -> list[tuple[str, PowerSource]]:
+    """From the best to the last resort."""
+    library = str(settings.nvml_library) if settings.nvml_library else None
+    nvml: list[tuple[str, PowerSource]] = [("nvml", NvmlSource(library, names))]
+    if names and not settings.devices:
+        # CUDA_VISIBLE_DEVICES may name what NVML does not know: rather all than none.
+        nvml.append(("nvml (all devices)", NvmlSource(library)))
+    cpu: list[tuple[str, PowerSource]] = [
+        ("rapl", RaplSource()),
+        ("cpu estimate", CpuEstimate(settings.cpu_idle_w, settings.cpu_max_w)),
+    ]
+    return {"nvml": nvml, "cpu": cpu, "auto": nvml + cpu}[settings.source]

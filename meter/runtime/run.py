@@ -1,0 +1,76 @@
+"""Starts the engine with the meter beside it.
+
+The engine never fails because of the meter: whatever of the meter cannot be had is said on stderr
+and left out, down to running the command with no meter at all; the exit code is the command's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from meter.config import Settings
+from meter.export import SET_ASIDE
+from meter.runtime.child import Child, CommandError, block_signals
+from meter.runtime.lines import first_line, last_line
+from meter.runtime.logs import configure_logs
+from meter.runtime.meter import Meter, build
+
+
+def run(command: Sequence[str], settings: Settings) -> int:
+    """Run ``command`` under the meter; returns its exit code (128 + n where signal n ended it)."""
+    mask = block_signals()
+    configure_logs(settings.log_level)
+    environ = {**os.environ, **SET_ASIDE}
+    meter = _guarded_build(settings, environ)
+    if meter is not None:
+        environ = _with_meter(environ, meter)
+        say(first_line(meter))
+        meter.engine_is("up")
+    try:
+        code = Child.start(command, environ, mask).wait()
+    except CommandError as error:
+        say(f"joulemeter: {error}")
+        code = error.code
+    if meter is not None:
+        _guarded_close(meter)
+    return code
+
+
+def say(line: str) -> None:
+    """One line for a person, on stderr: stdout is the engine's."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _guarded_build(settings: Settings, environ: Mapping[str, str]) -> Meter | None:
+    try:
+        return build(settings, environ)
+    except Exception:
+        structlog.get_logger("joulemeter").exception(
+            "not_metering", note="the engine runs all the same", remedy="please report this"
+        )
+        return None
+
+
+def _with_meter(environ: dict[str, str], meter: Meter) -> dict[str, str]:
+    """The engine's environment with the meter's; what was on PYTHONPATH stays, behind ours."""
+    try:
+        ours = meter.environment()
+    except Exception:
+        structlog.get_logger("joulemeter").exception(
+            "without", part="the engine's steps", remedy="please report this"
+        )
+        return environ
+    paths = [path for path in (ours.get("PYTHONPATH"), environ.get("PYTHONPATH")) if path]
+    return {**environ, **ours, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _guarded_close(meter: Meter) -> None:
+    try:
+        meter.engine_is("down")
+        say(last_line(meter.close()))
+    except Exception:
+        structlog.get_logger("joulemeter").exception("end_failed", remedy="please report this")

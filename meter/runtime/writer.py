@@ -1,0 +1,236 @@
+"""The one writer: it takes events from the queue, feeds the core, records, and publishes.
+
+Sources push into one bounded queue from any thread and never wait: what does not fit is counted and
+dropped (a dropped step shows as a gap in ``seq`` and becomes ``lost_steps``). Readers take the last
+published state, which nobody changes any more. Questions about receipts go through the same queue
+and are answered between two events, so that only this thread ever touches the core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from meter.export.publisher import Publisher
+from meter.export.receipts import Priced
+from meter.export.state import Health, State
+from meter.model import Event, Reading, Receipt, RequestClosed, RequestOpened, Snapshot, Step
+
+T = TypeVar("T")
+
+
+class Core(Protocol):
+    """What the writer needs of the attribution core (``meter.attribution.Attributor``)."""
+
+    def feed(self, event: Event) -> None: ...
+    def finish(self) -> None: ...
+    def snapshot(self) -> Snapshot: ...
+    def receipt(self, id: str) -> Receipt | None: ...
+    def drain(self) -> list[Receipt]: ...
+
+
+class Record(Protocol):
+    """Where events are written down (``meter.trace.TraceWriter``)."""
+
+    def write(self, event: Event) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Something to be answered on the writer's thread."""
+
+    answer: Callable[[], Any]
+    future: Future[Any]
+
+
+class _Stop:
+    """The end of the queue."""
+
+
+Item = Event | _Question | _Stop
+
+
+class Inbox:
+    """The bounded queue between the sources and the writer."""
+
+    def __init__(self, size: int = 65_536) -> None:
+        self._queue: queue.Queue[Item] = queue.Queue(size)
+        self.dropped = 0
+
+    def push(self, event: Event) -> None:
+        """Hand over an event; from any thread, never blocking. What does not fit is counted."""
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            self.dropped += 1
+
+    def ask(self, question: _Question) -> bool:
+        """Hand over a question; false where there is no room."""
+        try:
+            self._queue.put_nowait(question)
+        except queue.Full:
+            return False
+        return True
+
+    def end(self, deadline_s: float) -> None:
+        """Nothing comes after this."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(_Stop(), timeout=deadline_s)
+
+    def take(self, timeout_s: float) -> Item | None:
+        """The next item, or ``None`` after so long."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+
+class Writer:
+    """Owns the core, the publisher and the record from ``start`` to ``finish``."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        core: Core,
+        publisher: Publisher,
+        health: Callable[[], Health],
+        record: Record | None = None,
+        publish_s: float = 0.25,
+    ) -> None:
+        self._inbox = inbox
+        self._core = core
+        self._publisher = publisher
+        self._health = health
+        self._publish_s = publish_s
+        self._record = record
+        self._thread = threading.Thread(target=self._run, name="joulemeter-writer", daemon=True)
+        self._state: State | None = None
+        self._failures = 0
+        self._log = structlog.get_logger("joulemeter.writer")
+        self.source_last_ns: dict[str, int] = {}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def state(self) -> State | None:
+        """The last published state."""
+        return self._state
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def receipt(self, request: str, deadline_s: float = 2.0) -> Priced | None:
+        """A receipt, final or so far. Raises ``TimeoutError`` when the writer is too busy."""
+        return self._ask(lambda: self._publisher.find(request, self._core.receipt), deadline_s)
+
+    def recent(self, limit: int, deadline_s: float = 2.0) -> list[Priced]:
+        """The newest final receipts. Raises ``TimeoutError`` when the writer is too busy."""
+        return self._ask(lambda: self._publisher.recent(limit), deadline_s)
+
+    def finish(self, deadline_s: float = 10.0) -> State | None:
+        """Take what is in the queue, settle everything, publish; returns the last state."""
+        self._inbox.end(deadline_s)
+        self._thread.join(deadline_s)
+        if self._thread.is_alive():
+            self._log.error("writer_stuck", deadline_s=deadline_s, remedy="please report this")
+        return self._state
+
+    def _ask(self, answer: Callable[[], T], deadline_s: float) -> T:
+        future: Future[T] = Future()
+        if not self._inbox.ask(_Question(answer, future)):
+            raise TimeoutError("the writer's queue is full")
+        return future.result(deadline_s)
+
+    # --- on the writer's thread
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while True:
+            item = self._inbox.take(max(0.0, due_s - time.monotonic()))
+            if isinstance(item, _Stop):
+                break
+            if item is not None:
+                self._guard(partial(self._take, item))
+            if time.monotonic() >= due_s:
+                self._guard(self._publish)
+                # Not absolute: after a stall one state is enough.
+                due_s = time.monotonic() + self._publish_s
+        self._guard(self._core.finish)
+        self._guard(self._publish)
+        self._stop_recording()
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Do something; a bug there must not end the metering, and is said a few times only."""
+        try:
+            action()
+        except Exception:
+            self._failures += 1
+            if self._failures <= 3:
+                self._log.exception("writer_failed", failures=self._failures)
+
+    def _take(self, item: Event | _Question) -> None:
+        if isinstance(item, _Question):
+            self._answer(item)
+            return
+        self._note(item)
+        self._write_down(item)
+        self._core.feed(item)
+
+    def _answer(self, question: _Question) -> None:
+        if not question.future.set_running_or_notify_cancel():
+            return
+        try:
+            question.future.set_result(question.answer())
+        except Exception as error:
+            question.future.set_exception(error)
+
+    def _note(self, event: Event) -> None:
+        """When each source last said something."""
+        if isinstance(event, Reading):
+            if event.energy_uj is not None:
+                self.source_last_ns["power"] = event.t_ns
+        elif isinstance(event, Step | RequestOpened | RequestClosed):
+            self.source_last_ns["engine"] = event.t_ns
+
+    def _write_down(self, event: Event) -> None:
+        if self._record is None:
+            return
+        try:
+            self._record.write(event)
+        except Exception as error:
+            self._record_failed(error)
+
+    def _record_failed(self, error: Exception) -> None:
+        """Recording goes off, said once; metering goes on."""
+        self._record = None
+        self._log.error(
+            "recording_stopped", reason=str(error), remedy="free space, or record elsewhere"
+        )
+
+    def _stop_recording(self) -> None:
+        if self._record is None:
+            return
+        try:
+            self._record.close()
+        except Exception as error:
+            self._record_failed(error)
+
+    def _publish(self) -> None:
+        snapshot = self._core.snapshot()
+        self._state = self._publisher.publish(snapshot, self._core.drain(), self._health())
+        if self._record is not None:
+            try:
+                self._record.flush()
+            except Exception as error:
+                self._record_failed(error)

@@ -1,0 +1,151 @@
+"""The engine as a child: its exit code is ours, its signals arrive once."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Runs a command as ``meter.runtime`` does, and says on stdout when it waits.
+SUPERVISOR = """
+import sys
+from meter.runtime.child import Child, CommandError, block_signals
+import os
+mask = block_signals()
+try:
+    code = Child.start(sys.argv[1:], os.environ, mask).wait()
+except CommandError as error:
+    print(error, file=sys.stderr)
+    code = error.code
+sys.exit(code)
+"""
+
+# Says when it is ready, then counts the signals it gets until it is told to end.
+COUNTER = """
+import signal, sys, time
+got = []
+def note(number, frame):
+    got.append(signal.Signals(number).name)
+    print(" ".join(got), flush=True)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, note)
+print("ready", flush=True)
+sys.stdin.read()
+sys.exit(len(got))
+"""
+
+
+def supervise(*command, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("code", [0, 1, 77])
+def test_the_exit_code_is_the_commands(code):
+    """Whatever it is."""
+    done = supervise(sys.executable, "-c", f"raise SystemExit({code})")
+    done.communicate(timeout=30)
+    assert done.returncode == code
+
+
+def test_a_command_killed_by_a_signal_gives_128_and_its_number():
+    """As a shell would say it."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    done = supervise(sys.executable, "-c", kill)
+    done.communicate(timeout=30)
+    assert done.returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_sent_to_us_reaches_the_command_once(number):
+    """And we go on waiting for it."""
+    process = supervise(sys.executable, "-c", COUNTER)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == f"{number.name}\n"
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+
+
+def test_a_second_signal_is_forwarded_too():
+    """A server that ends slowly can be told again."""
+    process = supervise(sys.executable, "-c", COUNTER)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM SIGTERM\n"
+    process.communicate(timeout=30)
+    assert process.returncode == 2
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_command_once():
+    """The terminal sends it to both; we must not send it again."""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", SUPERVISOR, sys.executable, "-c", COUNTER])
+    with os.fdopen(terminal, "r+b", buffering=0) as file:
+        seen = read_until(file, b"ready")
+        file.write(b"\x03")
+        seen = read_until(file, b"SIGINT")
+        file.write(b"\x04")
+        seen += read_until(file, b"\x00")
+        _, status = os.waitpid(pid, 0)
+    assert seen.count(b"SIGINT") == 1
+    assert os.waitstatus_to_exitcode(status) == 1
+
+
+def read_until(file, text):
+    """What the terminal shows up to and with this text, or up to its end."""
+    seen = b""
+    while text not in seen:
+        try:
+            part = file.read(1024)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    return seen
+
+
+def test_a_command_that_is_not_there_gives_127(tmp_path):
+    """As a shell would."""
+    process = supervise(str(tmp_path / "nothing"))
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 127
+    assert "command not found" in error
+
+
+def test_a_file_that_cannot_be_run_gives_126(tmp_path):
+    """As a shell would."""
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    process = supervise(str(plain))
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 126
+    assert "not executable" in error
+
+
+def test_stdio_is_the_commands_own():
+    """stdin, stdout and stderr pass through."""
+    echo = "import sys; sys.stderr.write('err'); sys.stdout.write(sys.stdin.read())"
+    process = supervise(sys.executable, "-c", echo)
+    out, err = process.communicate("hello", timeout=30)
+    assert (out, err) == ("hello", "err")
+
+
+def test_the_command_starts_with_the_usual_signals():
+    """None blocked, and a closed pipe ends it, whatever we do with ours."""
+    process = supervise("/bin/sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/self/status")
+    out, _ = process.communicate(timeout=30)
+    blocked, ignored = (int(line.split()[1], 16) for line in out.splitlines())
+    assert blocked == 0
+    assert not ignored & 1 << (signal.SIGPIPE - 1)

@@ -1,0 +1,250 @@
+"""The one writer: order, bounds, answers, and what it survives."""
+
+import threading
+
+import pytest
+
+from meter.attribution import Attributor
+from meter.export.publisher import Publisher
+from meter.export.state import Health
+from meter.model import (
+    Device,
+    Engine,
+    Phase,
+    Quality,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Snapshot,
+    Step,
+    Work,
+)
+from meter.pricing import Tariff
+from meter.runtime.writer import Inbox, Writer
+
+NS = 1_000_000_000
+GPU = Device("GPU-0", "H100", Quality.SIMULATED, refresh_s=0.1)
+
+
+class FakeCore:
+    """Remembers what it was fed; can be made to fail or to wait."""
+
+    def __init__(self):
+        self.fed = []
+        self.finished = False
+        self.fail_on = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+
+    def feed(self, event):
+        self.waiting.set()
+        assert self.gate.wait(30)
+        if event == self.fail_on:
+            raise RuntimeError("a bug")
+        self.fed.append(event)
+
+    def finish(self):
+        self.finished = True
+
+    def snapshot(self):
+        return Snapshot(t_ns=0, settled_ns=None, late_events=len(self.fed))
+
+    def receipt(self, id):
+        return None
+
+    def drain(self):
+        return []
+
+
+class FakeRecord:
+    """Remembers what it was given; fails after a while like a full disk."""
+
+    def __init__(self, room=100):
+        self.lines = []
+        self.room = room
+        self.closed = False
+
+    def write(self, event):
+        if len(self.lines) == self.room:
+            raise OSError("no space left on device")
+        self.lines.append(event)
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+def reading(t):
+    return Reading("GPU-0", t * NS, t * 1_000_000)
+
+
+def make(core, record=None, size=1000, publish_s=0.01):
+    inbox = Inbox(size)
+    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, record, publish_s=publish_s)
+    return inbox, writer
+
+
+def test_events_reach_the_core_in_the_order_of_arrival():
+    """From one queue, by one thread, and the end settles everything."""
+    core = FakeCore()
+    inbox, writer = make(core)
+    events = [reading(t) for t in range(100)]
+    for event in events:
+        inbox.push(event)
+    writer.start()
+    state = writer.finish()
+    assert core.fed == events
+    assert core.finished
+    assert state.snapshot.late_events == 100
+    assert not writer.alive()
+
+
+def test_what_does_not_fit_is_dropped_and_counted():
+    """A source never waits."""
+    inbox, writer = make(FakeCore(), size=3)
+    for t in range(5):
+        inbox.push(reading(t))
+    assert inbox.dropped == 2
+    with pytest.raises(TimeoutError, match="full"):
+        writer.receipt("r")
+
+
+def test_a_question_is_answered_between_two_events():
+    """By the thread that owns the core."""
+    threads = []
+
+    class Core(FakeCore):
+        def receipt(self, id):
+            threads.append(threading.current_thread().name)
+
+    _, writer = make(Core())
+    writer.start()
+    assert writer.receipt("r") is None
+    assert writer.recent(5) == []
+    assert set(threads) == {"joulemeter-writer"}
+    writer.finish()
+
+
+def test_a_question_to_a_busy_writer_times_out():
+    """And is dropped, not answered into nothing."""
+    core = FakeCore()
+    core.gate.clear()
+    inbox, writer = make(core)
+    inbox.push(reading(1))
+    writer.start()
+    assert core.waiting.wait(30)
+    with pytest.raises(TimeoutError):
+        writer.receipt("r", deadline_s=0.01)
+    core.gate.set()
+    assert writer.finish() is not None
+
+
+def test_a_failing_question_fails_for_the_one_who_asked(monkeypatch):
+    """The writer goes on."""
+
+    class Core(FakeCore):
+        def receipt(self, id):
+            raise ValueError("odd id")
+
+    _, writer = make(Core())
+    writer.start()
+    with pytest.raises(ValueError, match="odd id"):
+        writer.receipt("r")
+    assert writer.recent(1) == []
+    writer.finish()
+
+
+def test_a_bug_in_the_core_does_not_end_the_metering(capsys):
+    """It is said a few times, and the next event is taken."""
+    core = FakeCore()
+    core.fail_on = reading(1)
+    inbox, writer = make(core)
+    for t in (0, 1, 2):
+        inbox.push(reading(t))
+    writer.start()
+    writer.finish()
+    assert core.fed == [reading(0), reading(2)]
+
+
+def test_every_event_is_recorded_before_it_is_fed():
+    """What the core saw, a replay sees."""
+    core, record = FakeCore(), FakeRecord()
+    core.fail_on = reading(1)
+    inbox, writer = make(core, record)
+    for t in (0, 1, 2):
+        inbox.push(reading(t))
+    writer.start()
+    writer.finish()
+    assert record.lines == [reading(0), reading(1), reading(2)]
+    assert record.closed
+
+
+def test_a_full_disk_ends_the_record_and_not_the_metering():
+    """Recording goes off; the core is fed on."""
+    core, record = FakeCore(), FakeRecord(room=1)
+    inbox, writer = make(core, record)
+    for t in range(4):
+        inbox.push(reading(t))
+    writer.start()
+    writer.finish()
+    assert len(record.lines) == 1
+    assert len(core.fed) == 4
+
+
+def test_a_state_is_published_without_any_event():
+    """An idle meter still answers."""
+    _, writer = make(FakeCore())
+    published = threading.Event()
+    writer._health = lambda: published.set() or Health()
+    writer.start()
+    assert published.wait(30)
+    writer.finish()
+    assert writer.state() is not None
+
+
+def test_sources_are_heard():
+    """When readings and the engine last said something; failed readings do not count."""
+    inbox, writer = make(FakeCore())
+    inbox.push(reading(1))
+    inbox.push(Reading("GPU-0", 5 * NS, None, error="lost"))
+    inbox.push(RequestOpened("0", "r", 3 * NS))
+    writer.start()
+    writer.finish()
+    assert writer.source_last_ns == {"power": NS, "engine": 3 * NS}
+
+
+def decoding(steps=100, step_ns=20_000_000):
+    """One request that decodes at 100 W above 100 W, read ten times a second."""
+    yield RequestOpened("0", "e1", 0, model="m", parent="r1", prompt_tokens=10)
+    for k in range(steps):
+        t0, t1 = k * step_ns, (k + 1) * step_ns
+        if t0 % 100_000_000 == 0:
+            yield Reading("GPU-0", t0, t0 * 200 // 1000)
+        work = Work("e1", 10, 0, Phase.PREFILL) if k == 0 else Work("e1", 1, 9 + k, Phase.DECODE)
+        yield Step("0", 0, k, t0, t1, (work,))
+    end = steps * step_ns
+    yield RequestClosed("0", "e1", end, "stop", 10, 0, steps)
+    yield Reading("GPU-0", end, end * 200 // 1000)
+
+
+def test_with_the_real_core_every_joule_arrives():
+    """A final receipt can be asked for by the client's id until the end and after it."""
+    inbox = Inbox()
+    core = Attributor((GPU,), (Engine("0", ("GPU-0",), model="m"),))
+    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, publish_s=0.01)
+    for event in decoding():
+        inbox.push(event)
+    writer.start()
+    so_far = writer.receipt("r1")
+    assert so_far.receipt.id == "r1"
+    state = writer.finish()
+    snapshot = state.snapshot
+    assert snapshot.measured_j == pytest.approx(400.0)
+    assert snapshot.pending_j == 0
+    assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-9)
+    assert snapshot.receipts_closed_j == pytest.approx(snapshot.attributed_j)
+    histogram = state.request_energy["m", "0"]
+    assert histogram.sum == pytest.approx(snapshot.attributed_j)
