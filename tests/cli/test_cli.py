@@ -1,0 +1,185 @@
+"""The command line: documented, thin, with stable exit codes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from meter import __version__
+from meter.cli import app
+from meter.config import Settings
+
+TRACE = """\
+{"type":"meta","version":1,"engines":{"0":{"devices":["GPU-0"],"model":"m"}},"devices":{"GPU-0":{"name":"H100","quality":"simulated","refresh_s":0.1}}}
+{"type":"reading","t":0.0,"device":"GPU-0","energy_j":0}
+{"type":"request","event":"open","id":"r1","t":0.0,"engine":"0","tenant":"acme","model":"m"}
+{"type":"step","seq":0,"engine":"0","t0":0.0,"t1":0.05,"work":[["r1",512,0,"p"]]}
+{"type":"step","seq":1,"engine":"0","t0":0.05,"t1":0.1,"work":[["r1",1,512,"d"]]}
+{"type":"request","event":"close","id":"r1","t":0.1,"reason":"stop","prompt_tokens":512,"cached_tokens":0,"completion_tokens":2}
+{"type":"reading","t":0.1,"device":"GPU-0","energy_j":40.0}
+{"type":"reading","t":0.2,"device":"GPU-0","energy_j":52.0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No setting of the caller's reaches a test."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("JOULEMETER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def call():
+    """Calls the command line and gives its result."""
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(TRACE)
+    return path
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command with its full name, groups too."""
+    for name, command in group.commands.items():
+        yield f"{path}{name}", command
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_and_option_has_help(name):
+    """No command, argument or option without a word on it."""
+    command = ALL[name]
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_works_everywhere(call, name):
+    """And exits with 0."""
+    result = call(*name.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_the_version_is_the_packages(call):
+    """As text and as JSON."""
+    assert call("version").output.strip() == __version__
+    assert json.loads(call("version", "--json").output) == {"version": __version__}
+
+
+def test_config_show_is_a_file_that_can_be_used(call, tmp_path):
+    """What is shown, read back, is the same settings; each key stands under its meaning."""
+    file = tmp_path / "meter.yaml"
+    file.write_text("pricing: {pue: 1.2, electricity_price_per_kwh: 0.3}\nengine: {devices: [0]}")
+    shown = call("config", "show", "--config", str(file)).output
+    again = tmp_path / "again.yaml"
+    again.write_text(shown)
+    assert call("config", "show", "--config", str(again)).output == shown
+    assert yaml.safe_load(shown)["pricing"]["pue"] == "1.2"
+    assert "# Power usage effectiveness" in shown
+
+
+def test_config_show_defaults(call):
+    """As JSON, they are the object's."""
+    shown = json.loads(call("config", "show", "--defaults", "--json").output)
+    assert shown == Settings().model_dump(mode="json")
+
+
+def test_config_check_says_that_all_is_well(call):
+    """Exit code 0."""
+    result = call("config", "check")
+    assert result.exit_code == 0
+    assert "valid" in result.output
+
+
+@pytest.mark.parametrize("command", [("config", "check"), ("run",)])
+def test_bad_settings_stop_with_2_and_the_remedy(call, tmp_path, command):
+    """Before any server is started."""
+    file = tmp_path / "meter.yaml"
+    file.write_text("pricing: {peu: 1.2}")
+    words = (*command, "--config", str(file), *(("true",) if command == ("run",) else ()))
+    result = call(*words)
+    assert result.exit_code == 2
+    assert "did you mean pricing.pue?" in result.stderr
+
+
+def test_run_needs_a_command(call):
+    """Without one there is nothing to meter."""
+    assert call("run").exit_code == 2
+
+
+def test_replay_writes_receipts_and_summary(call, trace, tmp_path):
+    """Every joule of the trace is in the summary, and the receipt has what was attributed."""
+    receipts, summary = tmp_path / "r.jsonl", tmp_path / "s.json"
+    result = call("replay", str(trace), "--receipts", str(receipts), "--summary", str(summary))
+    assert result.exit_code == 0, result.output
+    figures = json.loads(summary.read_text())
+    parts = ("attributed_j", "idle_j", "startup_j", "unattributed_j", "pending_j")
+    assert sum(figures[part] for part in parts) == pytest.approx(52.0)
+    (line,) = map(json.loads, receipts.read_text().splitlines())
+    assert line["id"] == "r1"
+    assert line["energy_j"] == pytest.approx(figures["attributed_j"])
+    assert "measured" in result.output
+    assert json.loads(call("replay", str(trace), "--json").output) == figures
+
+
+@pytest.mark.parametrize("policy", ["tokens", "time", "inflight"])
+def test_replay_compares_policies(call, trace, policy):
+    """The other rules run too."""
+    assert call("replay", str(trace), "--policy", policy).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--policy", "luck"), "--policy"), (("--calibration", "never"), "--calibration")],
+)
+def test_an_unknown_choice_is_refused_by_name(call, trace, words, message):
+    """Exit code 2."""
+    result = call("replay", str(trace), *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bad_line_is_named_and_survived_unless_strict(call, trace):
+    """By its number and reason."""
+    trace.write_text(TRACE + '{"type":"reading","t":0.3}\n')
+    result = call("replay", str(trace))
+    assert result.exit_code == 0
+    assert f"{trace}:9: " in result.stderr
+    assert call("replay", str(trace), "--strict").exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", '{"type":"step"}\n', None])
+def test_nothing_usable_exits_with_2(call, tmp_path, text):
+    """Empty, without meta, or not there."""
+    path = tmp_path / "trace.jsonl"
+    if text is not None:
+        path.write_text(text)
+    result = call("replay", str(path))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("joulemeter: ")
+
+
+def test_the_module_runs_as_a_program():
+    """``python -m meter.cli`` is the console script."""
+    done = subprocess.run(
+        [sys.executable, "-m", "meter.cli", "version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __version__
