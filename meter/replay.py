@@ -11,6 +11,7 @@ from typing import Any
 
 from meter.attribution import Attributor
 from meter.attribution.rules import Rule, split
+from meter.export.receipts import receipt_line
 from meter.model import Account, Device, DeviceState, Receipt, Snapshot, worst
 from meter.trace import Trace, read_trace
 
@@ -96,31 +97,6 @@ def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[R
 
 
 # --- what replay writes ---------------------------------------------------------------------
-
-
-def receipt_line(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as replay and the HTTP API write it; unknown figures are ``null``."""
-    line: dict[str, Any] = {
-        "id": receipt.id,
-        "engine": receipt.engine,
-        "model": receipt.model,
-        "tenant": receipt.tenant,
-        "reason": receipt.reason,
-        "prompt_tokens": receipt.prompt_tokens,
-        "cached_tokens": receipt.cached_tokens,
-        "completion_tokens": receipt.completion_tokens,
-        "energy_j": receipt.energy_j,
-        "prefill_j": receipt.prefill_j,
-        "decode_j": receipt.decode_j,
-        "recompute_j": receipt.recompute_j,
-        "uncertainty_j": receipt.uncertainty_j,
-        "fidelity": str(receipt.fidelity),
-        "quality": None if receipt.quality is None else str(receipt.quality),
-        "final": receipt.final,
-    }
-    if receipt.children:
-        line["children"] = [receipt_line(child) for child in receipt.children]
-    return line
 
 
 def summary(replayed: Replayed) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from meter.model import Receipt, worst
 from meter.pricing import Cost, kwh
-from meter.replay import receipt_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +121,31 @@ def receipt_json(priced: Priced) -> dict[str, Any]:
         "kwh": float(kwh(priced.receipt.energy_j)),
         "cost": _cost_json(priced.cost),
     }
+
+
+def receipt_line(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as replay and the HTTP API write it; unknown figures are ``null``."""
+    line: dict[str, Any] = {
+        "id": receipt.id,
+        "engine": receipt.engine,
+        "model": receipt.model,
+        "tenant": receipt.tenant,
+        "reason": receipt.reason,
+        "prompt_tokens": receipt.prompt_tokens,
+        "cached_tokens": receipt.cached_tokens,
+        "completion_tokens": receipt.completion_tokens,
+        "energy_j": receipt.energy_j,
+        "prefill_j": receipt.prefill_j,
+        "decode_j": receipt.decode_j,
+        "recompute_j": receipt.recompute_j,
+        "uncertainty_j": receipt.uncertainty_j,
+        "fidelity": str(receipt.fidelity),
+        "quality": None if receipt.quality is None else str(receipt.quality),
+        "final": receipt.final,
+    }
+    if receipt.children:
+        line["children"] = [receipt_line(child) for child in receipt.children]
+    return line
 
 
 def _cost_json(cost: Cost | None) -> dict[str, Any] | None:
