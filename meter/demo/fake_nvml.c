@@ -1,0 +1,393 @@
+/* A libnvidia-ml.so.1 for machines without a GPU: the NVML calls that the meter makes, answered
+ * from a file of simulated cards (see card.py, which writes it and describes its layout).
+ *
+ * The energy counter is the integral of the posted power at the last refresh tick, less a lag, in
+ * whole millijoules: as a Hopper card shows it. The file is named by JOULEMETER_FAKE_NVML. The
+ * symbol joulemeter_simulated tells the meter that nothing read here was measured.
+ *
+ * Build: cc -shared -fPIC -O2 -Wl,-soname,libnvidia-ml.so.1 -o libnvidia-ml.so.1 fake_nvml.c
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum {
+    SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15,
+};
+enum { FAULT_ERROR = 1, FAULT_RESET, FAULT_STUCK, FAULT_LOST, FAULT_SLOW, FAULT_JUMP };
+enum { ANY = 0, ENERGY = 1, POWER = 2, FIELD_VALUES = 3 };
+enum {
+    FIELD_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186, FIELD_ENERGY_SCOPED = 191,
+};
+enum { VALUE_UINT = 1, VALUE_ULL = 3 };
+
+#define RING_SLOTS (1 << 15)
+#define FAULT_SLOTS 64
+#define PROCESS_SLOTS 16
+
+struct entry { int64_t t_ns, power_mw, energy_nj; };
+struct fault { int64_t from_ns, to_ns; int32_t kind, function; int64_t value; uint64_t unused; };
+struct header { char magic[8]; uint32_t devices, ring_slots, fault_slots, unused; char pad[40]; };
+struct card {
+    char uuid[80], name[96];
+    int64_t refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj;
+    uint32_t mem_clock_mhz, bus_bits;
+    char pad_spec[256 - 80 - 96 - 48];
+    volatile uint64_t posts, faults, processes;
+    char pad_counts[64 - 24];
+    uint32_t pids[PROCESS_SLOTS];
+    char pad_pids[512 - 320 - 4 * PROCESS_SLOTS];
+    struct fault fault[FAULT_SLOTS];
+    struct entry ring[RING_SLOTS];
+};
+_Static_assert(sizeof(struct header) == 64, "header");
+_Static_assert(sizeof(struct card) == 512 + FAULT_SLOTS * 40 + RING_SLOTS * 24, "card");
+
+/* nvml.h */
+typedef struct {
+    uint32_t field_id, scope_id;
+    int64_t timestamp, latency_us;
+    uint32_t value_type, result;
+    union { double d; uint32_t u; uint64_t ull; } value;
+} field_value;
+typedef struct { uint32_t pid; unsigned long long memory; uint32_t gi, ci; } process_info;
+typedef struct { unsigned long long total, free, used; } memory_info;
+
+EXPORT const int joulemeter_simulated = 1;
+
+static struct header *file;
+static int users;
+
+static int64_t now_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static struct card *card_at(unsigned index) { return (struct card *)(file + 1) + index; }
+
+/* The last post at or before t; the newest first, since that is nearly always the one. */
+static const struct entry *posted(const struct card *card, int64_t t_ns)
+{
+    uint64_t count = card->posts;
+    __sync_synchronize();
+    uint64_t oldest = count > RING_SLOTS - 8 ? count - (RING_SLOTS - 8) : 0;
+    for (uint64_t i = count; i > oldest; i--) {
+        const struct entry *e = &card->ring[(i - 1) % RING_SLOTS];
+        if (e->t_ns <= t_ns)
+            return e;
+    }
+    return NULL;
+}
+
+static int64_t energy_nj(const struct card *card, int64_t t_ns)
+{
+    const struct entry *e = posted(card, t_ns);
+    return e ? e->energy_nj + e->power_mw * (t_ns - e->t_ns) / 1000 : 0;
+}
+
+static int64_t last_tick(const struct card *card, int64_t t_ns)
+{
+    if (card->refresh_ns <= 0)
+        return t_ns;
+    return t_ns - (t_ns - card->phase_ns) % card->refresh_ns;
+}
+
+static uint64_t counter_mj(const struct card *card, int64_t t_ns)
+{
+    for (uint64_t i = 0; i < card->faults; i++) {
+        const struct fault *f = &card->fault[i];
+        if (f->kind == FAULT_STUCK && t_ns >= f->from_ns && t_ns < f->to_ns)
+            t_ns = f->from_ns;
+    }
+    int64_t tick = last_tick(card, t_ns);
+    int64_t used_nj = energy_nj(card, tick - card->lag_ns), base_mj = card->base_mj;
+    for (uint64_t i = 0; i < card->faults; i++) {
+        const struct fault *f = &card->fault[i];
+        if (tick < f->from_ns)
+            continue;
+        if (f->kind == FAULT_RESET) {
+            base_mj = 0;
+            used_nj = energy_nj(card, tick - card->lag_ns) - energy_nj(card, f->from_ns - card->lag_ns);
+        } else if (f->kind == FAULT_JUMP) {
+            base_mj += f->value;
+        }
+    }
+    return (uint64_t)(base_mj + used_nj / 1000000);
+}
+
+static uint32_t power_mw(const struct card *card, int64_t t_ns)
+{
+    const struct entry *e = posted(card, last_tick(card, t_ns) - card->lag_ns);
+    return e ? (uint32_t)e->power_mw : 0;
+}
+
+/* Since Ampere nvmlDeviceGetPowerUsage is a mean over one second. */
+static uint32_t mean_power_mw(const struct card *card, int64_t t_ns)
+{
+    int64_t end = last_tick(card, t_ns) - card->lag_ns;
+    return (uint32_t)((energy_nj(card, end) - energy_nj(card, end - 1000000000LL)) / 1000000);
+}
+
+/* What a scripted fault makes of a call; sleeps where the call is to be slow. */
+static int trouble(const struct card *card, int function)
+{
+    int64_t t = now_ns(CLOCK_MONOTONIC);
+    int result = SUCCESS;
+    for (uint64_t i = 0; i < card->faults; i++) {
+        const struct fault *f = &card->fault[i];
+        if (t < f->from_ns || t >= f->to_ns)
+            continue;
+        if (f->kind == FAULT_SLOW) {
+            struct timespec pause = {f->value / 1000000000LL, f->value % 1000000000LL};
+            nanosleep(&pause, NULL);
+        } else if (f->kind == FAULT_LOST) {
+            return GPU_IS_LOST;
+        } else if (f->kind == FAULT_ERROR && (f->function == ANY || f->function == function)) {
+            result = (int)f->value;
+        }
+    }
+    return result;
+}
+
+#define CHECK(card, function)                       \
+    do {                                            \
+        if (!file) return UNINITIALIZED;            \
+        if (!(card)) return INVALID_ARGUMENT;       \
+        int failed = trouble(card, function);       \
+        if (failed) return failed;                  \
+    } while (0)
+
+EXPORT int nvmlInitWithFlags(unsigned flags)
+{
+    (void)flags;
+    if (file) {
+        users++;
+        return SUCCESS;
+    }
+    const char *path = getenv("JOULEMETER_FAKE_NVML");
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    struct stat st;
+    if (fd < 0)
+        return DRIVER_NOT_LOADED;
+    if (fstat(fd, &st) == 0 && st.st_size >= (off_t)sizeof(struct header)) {
+        struct header *map = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (map != MAP_FAILED) {
+            if (!memcmp(map->magic, "JMCARD1", 8) && map->ring_slots == RING_SLOTS)
+                file = map;
+            else
+                munmap(map, st.st_size);
+        }
+    }
+    close(fd);
+    users = 1;
+    return file ? SUCCESS : DRIVER_NOT_LOADED;
+}
+EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+
+EXPORT int nvmlShutdown(void)
+{
+    if (!file)
+        return UNINITIALIZED;
+    if (--users == 0) {
+        munmap(file, sizeof *file + file->devices * sizeof(struct card));
+        file = NULL;
+    }
+    return SUCCESS;
+}
+
+EXPORT const char *nvmlErrorString(int result)
+{
+    switch (result) {
+    case SUCCESS: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case 4: return "Insufficient Permissions";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case 10: return "Timeout";
+    case GPU_IS_LOST: return "GPU is lost";
+    case 18: return "Driver/library version mismatch";
+    default: return "Unknown Error";
+    }
+}
+
+EXPORT int nvmlSystemGetDriverVersion(char *text, unsigned length)
+{
+    if (!file)
+        return UNINITIALIZED;
+    snprintf(text, length, "simulated");
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetCount_v2(unsigned *count)
+{
+    if (!file)
+        return UNINITIALIZED;
+    *count = file->devices;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct card **card)
+{
+    if (!file)
+        return UNINITIALIZED;
+    if (index >= file->devices)
+        return INVALID_ARGUMENT;
+    *card = card_at(index);
+    return trouble(*card, ANY);
+}
+
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, struct card **card)
+{
+    if (!file)
+        return UNINITIALIZED;
+    for (unsigned i = 0; i < file->devices; i++) {
+        if (!strcmp(card_at(i)->uuid, uuid)) {
+            *card = card_at(i);
+            return trouble(*card, ANY);
+        }
+    }
+    return NOT_FOUND;
+}
+
+EXPORT int nvmlDeviceGetIndex(struct card *card, unsigned *index)
+{
+    CHECK(card, ANY);
+    *index = (unsigned)(card - card_at(0));
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetUUID(struct card *card, char *text, unsigned length)
+{
+    CHECK(card, ANY);
+    snprintf(text, length, "%s", card->uuid);
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetName(struct card *card, char *text, unsigned length)
+{
+    CHECK(card, ANY);
+    snprintf(text, length, "%s", card->name);
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetTotalEnergyConsumption(struct card *card, unsigned long long *energy)
+{
+    CHECK(card, ENERGY);
+    *energy = counter_mj(card, now_ns(CLOCK_MONOTONIC));
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetPowerUsage(struct card *card, unsigned *power)
+{
+    CHECK(card, POWER);
+    *power = mean_power_mw(card, now_ns(CLOCK_MONOTONIC));
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetFieldValues(struct card *card, int count, field_value *values)
+{
+    CHECK(card, FIELD_VALUES);
+    for (int i = 0; i < count; i++) {
+        field_value *v = &values[i];
+        int64_t t = now_ns(CLOCK_MONOTONIC);
+        int energy = v->field_id == FIELD_ENERGY || v->field_id == FIELD_ENERGY_SCOPED;
+        v->timestamp = now_ns(CLOCK_REALTIME) / 1000;
+        v->latency_us = 0;
+        v->result = v->scope_id ? NOT_SUPPORTED : (uint32_t)trouble(card, energy ? ENERGY : POWER);
+        v->value_type = energy ? VALUE_ULL : VALUE_UINT;
+        v->value.ull = 0;
+        if (v->result != SUCCESS)
+            continue;
+        if (energy)
+            v->value.ull = counter_mj(card, t);
+        else if (v->field_id == FIELD_POWER_INSTANT)
+            v->value.u = power_mw(card, t);
+        else if (v->field_id == FIELD_POWER_AVERAGE)
+            v->value.u = mean_power_mw(card, t);
+        else
+            v->result = NOT_SUPPORTED;
+    }
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(struct card *card, unsigned *limit)
+{
+    CHECK(card, ANY);
+    *limit = (unsigned)card->power_limit_mw;
+    return SUCCESS;
+}
+EXPORT int nvmlDeviceGetPowerManagementLimit(struct card *card, unsigned *limit)
+{
+    return nvmlDeviceGetEnforcedPowerLimit(card, limit);
+}
+
+EXPORT int nvmlDeviceGetMaxClockInfo(struct card *card, int type, unsigned *mhz)
+{
+    CHECK(card, ANY);
+    if (type != 2) /* NVML_CLOCK_MEM */
+        return NOT_SUPPORTED;
+    *mhz = card->mem_clock_mhz;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetMemoryBusWidth(struct card *card, unsigned *bits)
+{
+    CHECK(card, ANY);
+    *bits = card->bus_bits;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetTemperature(struct card *card, int sensor, unsigned *celsius)
+{
+    CHECK(card, ANY);
+    (void)sensor;
+    *celsius = 40 + mean_power_mw(card, now_ns(CLOCK_MONOTONIC)) / 20000;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetMemoryInfo(struct card *card, memory_info *memory)
+{
+    CHECK(card, ANY);
+    memory->total = 80ULL << 30;
+    memory->used = 0;
+    memory->free = memory->total;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetMigMode(struct card *card, unsigned *current, unsigned *pending)
+{
+    (void)current;
+    (void)pending;
+    CHECK(card, ANY);
+    return NOT_SUPPORTED;
+}
+
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(
+    struct card *card, unsigned *count, process_info *infos)
+{
+    CHECK(card, ANY);
+    unsigned room = *count;
+    *count = (unsigned)card->processes;
+    if (*count == 0)
+        return SUCCESS;
+    if (!infos || room < *count)
+        return INSUFFICIENT_SIZE;
+    for (unsigned i = 0; i < *count; i++)
+        infos[i] = (process_info){card->pids[i], 0, 0xFFFFFFFFu, 0xFFFFFFFFu};
+    return SUCCESS;
+}
