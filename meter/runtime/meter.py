@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -15,71 +16,44 @@ from meter.attribution import Attributor
 from meter.config import Settings
 from meter.export.http import create_app
 from meter.export.publisher import Publisher
-from meter.export.receipts import Priced
-from meter.export.state import Health, State
+from meter.export.state import State
 from meter.model import Clock, Device, Engine, EngineEvent
 from meter.power.errors import PowerError
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
+from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.port import Port, PortError
-from meter.runtime.power import start_power
+from meter.runtime.power import Push, start_power
 from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
 from meter.work import beside
 from meter.work.listener import Listener, ListenError
-from meter.work.wire import Hello
+from meter.work.wire import DevicesOf, Hello
 
+T = TypeVar("T")
 SOCKET_VARIABLE = "JOULEMETER_SOCKET"
 ENGINE = "0"
-_SILENT_S = 3.0
+EXPECTED = (PowerError, ListenError, PortError, OSError)
 # The counter of a GPU refreshes every 100 ms: what the engine drew last shows within two periods.
 _LAST_READING_S = 0.25
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Meter:
-    """A running meter. Each part but the writer may be missing; ``problems`` says which and why."""
+    """A running meter. Each part but the writer may be missing."""
 
-    directory: Path
+    directory: Path | None
     inbox: Inbox
     writer: Writer
     sampler: Sampler | None
     listener: Listener | None
     port: Port | None
     devices: tuple[Device, ...]
-    problems_at_start: tuple[str, ...]
-
-    # --- what the HTTP port asks (``meter.export.http.View``)
-
-    def state(self) -> State | None:
-        return self.writer.state()
-
-    def receipt(self, request: str) -> Priced | None:
-        return self.writer.receipt(request)
-
-    def recent(self, limit: int) -> list[Priced]:
-        return self.writer.recent(limit)
-
-    def alive(self) -> bool:
-        return self.writer.alive()
-
-    def problems(self) -> tuple[str, ...]:
-        """What is missing now: what failed at the start, and silent counters."""
-        if self.sampler is None:
-            return self.problems_at_start
-        last_ns = self.writer.source_last_ns.get("power")
-        silent_s = None if last_ns is None else (time.monotonic_ns() - last_ns) / 1e9
-        if silent_s is None or silent_s > _SILENT_S:
-            said = "no reading yet" if silent_s is None else f"no reading for {silent_s:.0f} s"
-            return (*self.problems_at_start, f"{said}: see joulemeter_sample_errors_total")
-        return self.problems_at_start
-
-    # --- life
 
     def environment(self) -> dict[str, str]:
-        """What an engine needs in its environment to be metered."""
-        if self.listener is None:
+        """What an engine needs in its environment to be metered. Raises ``OSError``."""
+        if self.listener is None or self.directory is None:
             return {}
         directory = beside.directory(self.directory / "beside")
         return {SOCKET_VARIABLE: str(self.listener.path), "PYTHONPATH": str(directory)}
@@ -98,77 +72,83 @@ class Meter:
         last = self.writer.finish()
         if self.port is not None:
             self.port.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
         return last
 
 
+class _Parts:
+    """Builds optional parts; what cannot be had is logged, remembered and left out."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._log = structlog.get_logger("joulemeter")
+
+    def attempt(self, part: str, build: Callable[[], T]) -> T | None:
+        """What ``build`` gives, or ``None`` where it fails, whatever the reason."""
+        try:
+            return build()
+        except Exception as error:
+            self.problems.append(f"{part}: {error}")
+            if isinstance(error, EXPECTED):
+                self._log.error("without", part=part, reason=str(error))
+            else:
+                self._log.exception("without", part=part, remedy="please report this")
+            return None
+
+
 def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
-    """Build and start everything. What cannot be had is logged and left out.
-
-    ``environ`` is the engine's environment.
-    """
-    log = structlog.get_logger("joulemeter")
-    problems: list[str] = []
-
-    def missing(part: str, error: Exception) -> None:
-        problems.append(f"{part}: {error}")
-        log.error("without", part=part, reason=str(error))
-
+    """Build and start everything. ``environ`` is the engine's environment."""
+    parts = _Parts()
     inbox = Inbox()
     inbox.push(Clock(time.monotonic_ns(), time.time_ns()))
+    configured = settings.engine.devices
 
-    sampler: Sampler | None = None
-    try:
-        names = wanted(settings.power.devices, settings.engine.devices, environ)
-        sampler = start_power(settings.power, names, inbox.push)
-    except PowerError as error:
-        missing("energy", error)
-    devices = tuple(sampler.devices) if sampler is not None else ()
-    engine = Engine(ENGINE, owned(devices, settings.engine.devices, environ.get(CUDA_VARIABLE)))
+    names = wanted(settings.power.devices, configured, environ)
+    sampler = parts.attempt("energy", lambda: start_power(settings.power, names, inbox.push))
+    devices = sampler.devices if sampler is not None else ()
+    engine = Engine(ENGINE, owned(devices, configured, environ.get(CUDA_VARIABLE)))
 
     def devices_of(hello: Hello) -> tuple[str, ...]:
-        cuda = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
-        return owned(devices, settings.engine.devices, cuda)
+        return owned(devices, configured, hello.cuda_visible_devices or environ.get(CUDA_VARIABLE))
 
-    directory = Path(tempfile.mkdtemp(prefix="joulemeter-"))
-    listener: Listener | None = Listener(directory / "meter.sock", inbox.push, devices_of)
-    try:
-        listener.start()
-    except ListenError as error:
-        missing("the engine's steps", error)
-        listener = None
-
-    record: Record | None = None
-    if settings.record is not None:
-        try:
-            record = TraceWriter(settings.record, devices, (engine,), time.time_ns())
-        except OSError as error:
-            missing("the record", error)
-
-    tariff = Tariff(**settings.pricing.model_dump())
-    publisher = Publisher(tariff, time.time_ns() - time.monotonic_ns())
-    writer: Writer
-
-    def health() -> Health:
-        counters = listener.counters if listener is not None else None
-        return Health(
-            samples=sampler.counters.samples if sampler is not None else 0,
-            sample_errors=dict(sampler.counters.errors) if sampler is not None else {},
-            datagrams=counters.datagrams if counters is not None else 0,
-            datagrams_lost=counters.lost if counters is not None else 0,
-            events_dropped=inbox.dropped,
-            source_last_ns=dict(writer.source_last_ns),
-            problems=meter.problems(),
-        )
-
-    writer = Writer(inbox, Attributor(devices, (engine,)), publisher, health, record)
-    meter = Meter(directory, inbox, writer, sampler, listener, None, devices, tuple(problems))
-    try:
-        meter.port = Port(create_app(meter), settings.http.host, settings.http.port)
-    except PortError as error:
-        missing("the HTTP port", error)
-    meter.problems_at_start = tuple(problems)
+    directory = parts.attempt("the meter's folder", _make_directory)
+    listener = parts.attempt(
+        "the engine's steps", lambda: _listen(directory, inbox.push, devices_of)
+    )
+    record = parts.attempt("the record", lambda: _record(settings.record, devices, engine))
+    publisher = Publisher(
+        Tariff(**settings.pricing.model_dump()), time.time_ns() - time.monotonic_ns()
+    )
+    heard: dict[str, int] = {}
+    gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems))
+    core = Attributor(devices, (engine,))
+    writer = Writer(inbox, core, publisher, gauges.health, heard, record)
+    view = Readers(writer, gauges)
+    port = parts.attempt(
+        "the HTTP port", lambda: Port(create_app(view), settings.http.host, settings.http.port)
+    )
     writer.start()
-    if meter.port is not None:
-        meter.port.start()
-    return meter
+    if port is not None:
+        port.start()
+    return Meter(directory, inbox, writer, sampler, listener, port, tuple(devices))
+
+
+def _make_directory() -> Path:
+    return Path(tempfile.mkdtemp(prefix="joulemeter-"))
+
+
+def _listen(directory: Path | None, push: Push, devices_of: DevicesOf) -> Listener:
+    """A running listener. Raises ``ListenError``."""
+    if directory is None:
+        raise ListenError("no folder for the socket: set TMPDIR to one that can be written")
+    listener = Listener(directory / "meter.sock", push, devices_of)
+    listener.start()
+    return listener
+
+
+def _record(path: Path | None, devices: Sequence[Device], engine: Engine) -> Record | None:
+    """The trace, where one is asked for. Raises ``OSError``."""
+    if path is None:
+        return None
+    return TraceWriter(path, tuple(devices), (engine,), time.time_ns())

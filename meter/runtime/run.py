@@ -6,6 +6,7 @@ and left out, down to running the command with no meter at all; the exit code is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,8 @@ def run(command: Sequence[str], settings: Settings) -> int:
 
 def say(line: str) -> None:
     """One line for a person, on stderr: stdout is the engine's."""
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        print(line, file=sys.stderr, flush=True)
 
 
 def _guarded_build(settings: Settings, environ: Mapping[str, str]) -> Meter | None:

@@ -26,6 +26,7 @@ from meter.export.state import Health, State
 from meter.model import Event, Reading, Receipt, RequestClosed, RequestOpened, Snapshot, Step
 
 T = TypeVar("T")
+_FLUSH_EVERY_S = 2.0
 
 
 class Core(Protocol):
@@ -97,7 +98,10 @@ class Inbox:
 
 
 class Writer:
-    """Owns the core, the publisher and the record from ``start`` to ``finish``."""
+    """Owns the core, the publisher and the record from ``start`` to ``finish``.
+
+    ``heard`` is filled with when each source last said something.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class Writer:
         core: Core,
         publisher: Publisher,
         health: Callable[[], Health],
+        heard: dict[str, int],
         record: Record | None = None,
         publish_s: float = 0.25,
     ) -> None:
@@ -112,13 +117,14 @@ class Writer:
         self._core = core
         self._publisher = publisher
         self._health = health
+        self._heard = heard
         self._publish_s = publish_s
         self._record = record
         self._thread = threading.Thread(target=self._run, name="joulemeter-writer", daemon=True)
         self._state: State | None = None
         self._failures = 0
+        self._flush_s = 0.0
         self._log = structlog.get_logger("joulemeter.writer")
-        self.source_last_ns: dict[str, int] = {}
 
     def start(self) -> None:
         self._thread.start()
@@ -199,9 +205,9 @@ class Writer:
         """When each source last said something."""
         if isinstance(event, Reading):
             if event.energy_uj is not None:
-                self.source_last_ns["power"] = event.t_ns
+                self._heard["power"] = event.t_ns
         elif isinstance(event, Step | RequestOpened | RequestClosed):
-            self.source_last_ns["engine"] = event.t_ns
+            self._heard["engine"] = event.t_ns
 
     def _write_down(self, event: Event) -> None:
         if self._record is None:
@@ -229,8 +235,15 @@ class Writer:
     def _publish(self) -> None:
         snapshot = self._core.snapshot()
         self._state = self._publisher.publish(snapshot, self._core.drain(), self._health())
-        if self._record is not None:
-            try:
-                self._record.flush()
-            except Exception as error:
-                self._record_failed(error)
+        self._flush_now_and_then()
+
+    def _flush_now_and_then(self) -> None:
+        """So that a killed meter loses seconds; not each time, since it costs compression."""
+        now_s = time.monotonic()
+        if self._record is None or now_s < self._flush_s:
+            return
+        self._flush_s = now_s + _FLUSH_EVERY_S
+        try:
+            self._record.flush()
+        except Exception as error:
+            self._record_failed(error)

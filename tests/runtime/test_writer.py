@@ -83,7 +83,7 @@ def reading(t):
 
 def make(core, record=None, size=1000, publish_s=0.01):
     inbox = Inbox(size)
-    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, record, publish_s=publish_s)
+    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, {}, record, publish_s)
     return inbox, writer
 
 
@@ -213,7 +213,7 @@ def test_sources_are_heard():
     inbox.push(RequestOpened("0", "r", 3 * NS))
     writer.start()
     writer.finish()
-    assert writer.source_last_ns == {"power": NS, "engine": 3 * NS}
+    assert writer._heard == {"power": NS, "engine": 3 * NS}
 
 
 def decoding(steps=100, step_ns=20_000_000):
@@ -234,7 +234,7 @@ def test_with_the_real_core_every_joule_arrives():
     """A final receipt can be asked for by the client's id until the end and after it."""
     inbox = Inbox()
     core = Attributor((GPU,), (Engine("0", ("GPU-0",), model="m"),))
-    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, publish_s=0.01)
+    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, {}, publish_s=0.01)
     for event in decoding():
         inbox.push(event)
     writer.start()
