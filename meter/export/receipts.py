@@ -36,24 +36,29 @@ class ReceiptStore:
         """Keep a receipt; the oldest goes when there is no room. Adding again replaces."""
         self._receipts[receipt.id] = receipt
         self._receipts.move_to_end(receipt.id)
-        for child in receipt.children:
-            self._parents[child.id] = receipt.id
+        for name in _engine_ids(receipt):
+            self._parents[name] = receipt.id
         if len(self._receipts) > self._capacity:
             _, oldest = self._receipts.popitem(last=False)
-            for child in oldest.children:
-                self._parents.pop(child.id, None)
+            for name in _engine_ids(oldest):
+                self._parents.pop(name, None)
 
     def find(self, request: str) -> Receipt | None:
-        """The receipt of a request, or of one child of an ``n > 1`` request."""
+        """The receipt of a request by the client's id or an engine's, which may be a child's."""
         receipt = self._receipts.get(request)
         if receipt is not None or request not in self._parents:
             return receipt
         parent = self._receipts[self._parents[request]]
-        return next((child for child in parent.children if child.id == request), None)
+        return next((child for child in parent.children if child.id == request), parent)
 
     def recent(self, limit: int) -> list[Receipt]:
         """The newest first."""
         return list(itertools.islice(reversed(self._receipts.values()), limit))
+
+
+def _engine_ids(receipt: Receipt) -> set[str]:
+    """The engine's own ids of all that a receipt covers."""
+    return {*receipt.requests, *(child.id for child in receipt.children)} - {receipt.id}
 
 
 def look_up(request: str, find: Callable[[str], Receipt | None]) -> Receipt | None:

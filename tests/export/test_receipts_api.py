@@ -25,6 +25,13 @@ def test_the_oldest_receipt_makes_room():
     assert [receipt.id for receipt in store.recent(5)] == ["c", "b"]
 
 
+def test_a_receipt_is_found_by_the_engines_own_id():
+    """Which the engine's log shows."""
+    store = ReceiptStore()
+    store.add(make_receipt("chatcmpl-1", requests=("chatcmpl-1-ab12",)))
+    assert store.find("chatcmpl-1-ab12").id == "chatcmpl-1"
+
+
 def test_a_completion_is_found_by_the_answers_id():
     """``cmpl-x`` of the answer is ``cmpl-x-0`` in the engine."""
     known = {"cmpl-x-0": make_receipt("cmpl-x-0")}
