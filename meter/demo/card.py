@@ -104,7 +104,7 @@ class Card:
         target = Path(path)
         with target.open("wb") as file:
             file.truncate(_HEADER_BYTES + len(specs) * _DEVICE_BYTES)
-        with target.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        with target.open("r+b") as made, mmap.mmap(made.fileno(), 0) as memory:
             for index, spec in enumerate(specs):
                 rnd = random.Random(f"{spec.seed}-{index}")
                 refresh_ns = round(spec.refresh_s * 1e9)

@@ -1,0 +1,54 @@
+"""Plays recorded readings back, at the pace they were taken: a machine without a GPU shows one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from meter.model import Device, Quality, Reading
+from meter.power.errors import NoDeviceError
+
+
+class Playback:
+    """Readings of ``devices`` from a trace, moved to start now. All count as ``simulated``.
+
+    The last reading is repeated when they are used up: the counter stands still.
+    """
+
+    name = "playback"
+
+    def __init__(
+        self,
+        devices: Iterable[Device],
+        readings: Iterable[Reading],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._devices = [replace(device, quality=Quality.SIMULATED) for device in devices]
+        self._readings = sorted(readings, key=lambda reading: reading.t_ns)
+        self._clock = clock
+        self._next = 0
+        self._offset_ns = 0
+        self._last: dict[str, Reading] = {}
+
+    def open(self) -> Sequence[Device]:
+        """Start playing. Raises ``NoDeviceError`` where the recording holds no reading."""
+        if not self._readings:
+            raise NoDeviceError("the recording holds no reading: record one with a power source")
+        self._next = 0
+        self._offset_ns = self._clock() - self._readings[0].t_ns
+        return self._devices
+
+    def read(self) -> Sequence[Reading]:
+        """What each device's counter showed by now, at the time of this call."""
+        now_ns = self._clock()
+        while self._next < len(self._readings):
+            reading = self._readings[self._next]
+            if reading.t_ns + self._offset_ns > now_ns:
+                break
+            self._last[reading.device] = reading
+            self._next += 1
+        return [replace(reading, t_ns=now_ns) for reading in self._last.values()]
+
+    def close(self) -> None:
+        self._last = {}

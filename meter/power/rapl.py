@@ -1,0 +1,101 @@
+"""The CPU's energy by RAPL, from the kernel's powercap tree: package and DRAM domains.
+
+``energy_uj`` counts microjoules and wraps at ``max_energy_range_uj``. Since 2020 kernels let only
+root read it (CVE-2020-8694). The domains are summed into one device ``cpu``: a host has one CPU
+account. A package's ``core`` and ``uncore`` are parts of it and are not counted again; ``psys``
+counts the whole platform, so it is left out too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meter.model import Device, Quality, Reading
+from meter.power.errors import NoDeviceError, NoPermissionError, ReadError
+
+CPU = "cpu"
+
+
+@dataclass(slots=True)
+class _Domain:
+    """One counter, unwrapped: ``total_uj`` only grows."""
+
+    path: Path
+    range_uj: int
+    last_uj: int
+    total_uj: int = 0
+
+    def update(self) -> None:
+        now_uj = _number(self.path / "energy_uj")
+        moved = now_uj - self.last_uj
+        if moved < 0:
+            moved += self.range_uj
+        self.total_uj += moved
+        self.last_uj = now_uj
+
+
+class RaplSource:
+    """All packages of the host and their DRAM. ``root``: where the powercap tree is."""
+
+    name = "rapl"
+
+    def __init__(self, root: Path | str = "/sys/class/powercap") -> None:
+        self._root = Path(root)
+        self._domains: list[_Domain] = []
+
+    def open(self) -> Sequence[Device]:
+        """Find the counters. Raises ``NoDeviceError`` or ``NoPermissionError``."""
+        self._domains = [
+            _Domain(path, _number(path / "max_energy_range_uj"), _number(path / "energy_uj"))
+            for path in sorted(self._root.glob("*rapl*:*"))
+            if _counts(path)
+        ]
+        if not self._domains:
+            raise NoDeviceError(
+                f"no RAPL package in {self._root}: the CPU has none, or the machine is virtual"
+            )
+        return [Device(CPU, "CPU package and DRAM (RAPL)", Quality.MEASURED, "cpu", "host")]
+
+    def read(self) -> Sequence[Reading]:
+        begun_ns = time.monotonic_ns()
+        error = None
+        try:
+            for domain in self._domains:
+                domain.update()
+        except (NoPermissionError, ReadError) as failure:
+            error = str(failure)
+        done_ns = time.monotonic_ns()
+        energy_uj = None if error else sum(domain.total_uj for domain in self._domains)
+        return [
+            Reading(
+                CPU,
+                (begun_ns + done_ns) // 2,
+                energy_uj,
+                latency_s=(done_ns - begun_ns) / 1e9,
+                error=error,
+            )
+        ]
+
+    def close(self) -> None:
+        self._domains = []
+
+
+def _counts(path: Path) -> bool:
+    """Is this a package, or the DRAM of one?"""
+    name = path / "name"
+    return name.exists() and name.read_text().strip().startswith(("package", "dram"))
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except PermissionError as error:
+        raise NoPermissionError(
+            f"{path} may not be read: run as root, or let the meter's group read it "
+            f"(chmod g+r, chgrp)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{path} cannot be read: {error}") from error
