@@ -1,0 +1,73 @@
+"""The simulated card's own truth: energy is the integral of what was posted, at any moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meter.demo.card import FAULT_SLOTS, RING_SLOTS, Card, CardSpec, Fault
+
+posts = st.lists(
+    st.tuples(st.integers(0, 10**9), st.integers(0, 1_000_000)), min_size=1, max_size=30
+)
+
+
+@given(posts, st.integers(0, 40 * 10**9))
+def test_energy_is_the_integral(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int]], until: int
+) -> None:
+    """At every moment: the sum of power times time, to the nanojoule per post."""
+    card = Card.create(tmp_path_factory.mktemp("card") / "c", [CardSpec()])
+    t, expected_j, history = 1_000, 0.0, []
+    for gap, power_mw in steps:
+        t += gap
+        card.post(0, power_mw / 1000, t)
+        history.append((t, power_mw / 1000))
+    ends = [start for start, _ in history[1:]] + [max(until, t)]
+    for (start, power_w), end in zip(history, ends, strict=True):
+        expected_j += power_w * max(0, min(end, until) - start) / 1e9
+    assert card.energy_j(0, until) == pytest.approx(expected_j, abs=1e-9 * len(steps) + 1e-12)
+    card.close()
+
+
+def test_time_does_not_run_backwards(tmp_path: Path) -> None:
+    """A post before the last one counts from the last one's moment."""
+    card = Card.create(tmp_path / "c", [CardSpec()])
+    card.post(0, 100.0, 2_000_000_000)
+    card.post(0, 300.0, 1_000_000_000)
+    assert card.energy_j(0, 3_000_000_000) == pytest.approx(300.0)
+
+
+def test_the_ring_turns(tmp_path: Path) -> None:
+    """After more posts than the ring holds, the sum is still exact."""
+    card = Card.create(tmp_path / "c", [CardSpec()])
+    for i in range(RING_SLOTS + 100):
+        card.post(0, 10.0, (i + 1) * 1_000_000)
+    end = (RING_SLOTS + 101) * 1_000_000
+    assert card.energy_j(0, end) == pytest.approx(10.0 * (end - 1_000_000) / 1e9)
+
+
+def test_another_process_sees_the_same(tmp_path: Path) -> None:
+    """Attached, the cards are those that were made."""
+    made = Card.create(tmp_path / "c", [CardSpec(), CardSpec(uuid="GPU-x")])
+    made.post(1, 200.0, 0)
+    assert Card.attach(tmp_path / "c").energy_j(1, 10**9) == pytest.approx(200.0)
+
+
+def test_a_strange_file_is_refused(tmp_path: Path) -> None:
+    """A file that is no card is named."""
+    (tmp_path / "c").write_bytes(b"x" * 4096)
+    with pytest.raises(ValueError, match="no simulated card"):
+        Card.attach(tmp_path / "c")
+
+
+def test_faults_are_bounded(tmp_path: Path) -> None:
+    """One fault too many is refused, not written over something else."""
+    card = Card.create(tmp_path / "c", [CardSpec()])
+    for _ in range(FAULT_SLOTS):
+        card.fault(0, Fault.STUCK, 0, 1)
+    with pytest.raises(ValueError, match="at most"):
+        card.fault(0, Fault.STUCK, 0, 1)

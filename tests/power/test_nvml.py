@@ -1,0 +1,275 @@
+"""The real pynvml on the simulated card: what is read, from whom, and every way it can fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pynvml
+import pytest
+
+from meter.demo.card import Card, Fault, Function
+from meter.model import Quality, Reading
+from meter.power.errors import (
+    DeviceLostError,
+    DriverError,
+    LibraryMissingError,
+    NoDeviceError,
+    NoPermissionError,
+    PowerError,
+    ReadError,
+    UnsupportedError,
+    nvml_error,
+)
+from meter.power.nvml import NvmlSource, devices_of, visible_devices
+
+
+@contextmanager
+def opened(library: str, *devices: str) -> Iterator[NvmlSource]:
+    source = NvmlSource(library, devices)
+    source.open()
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def moved_uj(source: NvmlSource, act: Callable[[], None]) -> int:
+    before = source.read()[0].energy_uj
+    act()
+    after = source.read()[0].energy_uj
+    assert before is not None
+    assert after is not None
+    return after - before
+
+
+def test_devices_are_described(library: str, card: Card) -> None:
+    """Name, UUID, index, limit and bandwidth are the card's; what is simulated says so."""
+    first, second = NvmlSource(library).open()
+    assert (first.id, first.index, second.id, second.index) == (
+        "GPU-aaaa-0",
+        "0",
+        "GPU-bbbb-1",
+        "1",
+    )
+    assert first.quality is Quality.SIMULATED
+    assert first.power_limit_w == 700.0
+    assert first.mem_bandwidth == pytest.approx(3.35e12, rel=0.01)
+
+
+def test_the_counter_is_the_integral_of_power(library: str, card: Card) -> None:
+    """Between two ticks the counter moves by exactly the joules that were drawn, ticks apart."""
+    start = time.monotonic_ns()
+    for i in range(6):
+        card.post(0, 100.0 + 50 * i, start + i * 30_000_000)
+    with opened(library) as source:
+        readings = [source.read()[0]]
+        while readings[-1].t_ns < start + 600_000_000:
+            readings.append(source.read()[0])
+            time.sleep(0.002)
+    values = [r.energy_uj for r in readings if r.energy_uj is not None]
+    assert len(values) == len(readings)
+    assert sorted(values) == values
+    changes = [r for a, r in pairwise(readings) if a.energy_uj != r.energy_uj]
+    first, last = changes[0], changes[-1]
+    ticks = round((last.t_ns - first.t_ns) / 1e8)
+    assert 3 <= ticks <= 6
+    assert first.energy_uj is not None
+    assert last.energy_uj is not None
+    constant_w = 350.0  # power since the last post; all ticks but the first lie after it
+    tail = [c for c in changes if c.t_ns > start + 260_000_000]
+    assert tail[0].energy_uj is not None
+    count = round((last.t_ns - tail[0].t_ns) / 1e8)
+    expected_uj = constant_w * count * 0.1 * 1e6
+    assert last.energy_uj - tail[0].energy_uj == pytest.approx(expected_uj, abs=2000)
+    assert card.energy_j(0, start + 180_000_000) == pytest.approx(
+        sum(0.03 * (100 + 50 * i) for i in range(6))
+    )
+
+
+def test_power_is_the_instants(library: str, card: Card) -> None:
+    """The instant field is shown, not the one-second mean."""
+    card.post(0, 50.0, time.monotonic_ns() - 10**9)
+    card.post(0, 432.0, time.monotonic_ns() - 250_000_000)
+    with opened(library) as source:
+        reading = source.read()[0]
+    assert reading.power_w == 432.0
+    assert reading.latency_s is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), ["GPU-aaaa-0", "GPU-bbbb-1"]),
+        (("1",), ["GPU-bbbb-1"]),
+        (("1", "0"), ["GPU-bbbb-1", "GPU-aaaa-0"]),
+        (("GPU-aaaa-0",), ["GPU-aaaa-0"]),
+        (("GPU-b",), ["GPU-bbbb-1"]),
+        (("1", "1"), ["GPU-bbbb-1"]),
+    ],
+)
+def test_devices_by_index_and_uuid(
+    library: str, card: Card, names: tuple[str, ...], found: list[str]
+) -> None:
+    """As CUDA_VISIBLE_DEVICES names them: index, UUID, the beginning of one."""
+    assert [device.id for device in NvmlSource(library, names).open()] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("7", NoDeviceError, "no GPU of this host"),
+        ("GPU-", NoDeviceError, "several"),
+        ("MIG-1234", UnsupportedError, "only the whole board"),
+    ],
+)
+def test_a_wrong_name_is_explained(
+    library: str, card: Card, name: str, error: type[PowerError], says: str
+) -> None:
+    """What was asked, what there is, and what to do."""
+    with pytest.raises(error, match=says):
+        NvmlSource(library, (name,)).open()
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (None, None),
+        ("", ()),
+        ("0,1", ("0", "1")),
+        (" GPU-a , 1", ("GPU-a", "1")),
+        ("0,-1,1", ("0",)),
+        ("none", ()),
+    ],
+)
+def test_cuda_visible_devices(value: str | None, names: tuple[str, ...] | None) -> None:
+    """CUDA's own reading of its variable: unset is all, an invalid entry ends the list."""
+    assert visible_devices(value) == names
+
+
+def test_processes_name_their_cards(library: str, card: Card) -> None:
+    """Which cards a process computes on."""
+    card.set_processes(1, [4242])
+    with opened(library):
+        assert devices_of([1, 4242]) == ["GPU-bbbb-1"]
+        assert devices_of([7]) == []
+
+
+def test_a_failing_call_is_a_reading_with_an_error(library: str, card: Card) -> None:
+    """A poll that fails has no energy, says why, and the next one may work."""
+    now = time.monotonic_ns()
+    card.post(0, 100.0)
+    with opened(library, "0") as source:
+        card.fault(0, Fault.ERROR, now, now + 80_000_000, value=4, function=Function.ENERGY)
+        (failed,) = source.read()
+        assert failed.energy_uj is None
+        assert failed.error is not None
+        assert "Insufficient Permissions" in failed.error
+        assert failed.power_w in {100.0, 0.0}
+        wait_until(lambda: source.read()[0].error is None)
+
+
+def test_a_lost_card_is_named_and_comes_back(library: str, card: Card) -> None:
+    """GPU is lost: an error while it lasts."""
+    now = time.monotonic_ns()
+    with opened(library, "0") as source:
+        card.fault(0, Fault.LOST, now, now + 50_000_000)
+        (failed,) = source.read()
+        assert failed.error is not None
+        assert "GPU is lost" in failed.error
+        wait_until(lambda: source.read()[0].error is None)
+
+
+def test_a_reset_counter_starts_over(library: str, card: Card) -> None:
+    """The counter goes backwards; the reading is passed on as it is."""
+    card.post(0, 100.0, time.monotonic_ns() - 10**9)
+    with opened(library, "0") as source:
+        before = source.read()[0].energy_uj
+        card.fault(0, Fault.RESET, time.monotonic_ns())
+        assert before is not None
+        wait_until(lambda: (source.read()[0].energy_uj or before) < before)
+
+
+def test_a_stuck_counter_stands_still(library: str, card: Card) -> None:
+    """No refresh while it is stuck; everything shows afterwards."""
+    card.post(0, 500.0, time.monotonic_ns() - 10**9)
+    with opened(library, "0") as source:
+        card.fault(0, Fault.STUCK, time.monotonic_ns(), time.monotonic_ns() + 250_000_000)
+        assert moved_uj(source, lambda: time.sleep(0.15)) == 0
+        start = source.read()[0].energy_uj
+        assert start is not None
+        wait_until(lambda: (source.read()[0].energy_uj or 0) > start)
+
+
+def test_a_jump_shows(library: str, card: Card) -> None:
+    """A counter that jumps by 5000 J shows it."""
+    card.post(0, 0.0)
+    with opened(library, "0") as source:
+        start = source.read()[0].energy_uj
+        card.fault(0, Fault.JUMP, time.monotonic_ns(), value=5_000_000)
+        assert start is not None
+        wait_until(lambda: source.read()[0].energy_uj == start + 5_000_000_000)
+
+
+def test_a_slow_call_tells_its_latency(library: str, card: Card) -> None:
+    """How long the call took is in the reading, and its time is the middle of it."""
+    with opened(library, "0") as source:
+        now = time.monotonic_ns()
+        card.fault(0, Fault.SLOW, now, now + 10**9, value=30_000_000)
+        (reading,) = source.read()
+    assert reading.latency_s is not None
+    assert reading.latency_s >= 0.03
+    assert reading.t_ns - now >= 15_000_000
+
+
+def test_no_library() -> None:
+    """A library that is not there is named with its setting."""
+    with pytest.raises(LibraryMissingError, match=r"power\.nvml_library"):
+        NvmlSource("./no/such/library.so").open()
+
+
+def test_no_driver(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library without its driver says what to load."""
+    monkeypatch.delenv("JOULEMETER_FAKE_NVML", raising=False)
+    with pytest.raises(DriverError, match="load the NVIDIA driver"):
+        NvmlSource(library).open()
+    pynvml.nvmlLib = None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (3, UnsupportedError),
+        (4, NoPermissionError),
+        (6, NoDeviceError),
+        (9, DriverError),
+        (12, LibraryMissingError),
+        (15, DeviceLostError),
+        (18, DriverError),
+        (999, ReadError),
+    ],
+)
+def test_codes_become_errors(code: int, kind: type[PowerError]) -> None:
+    """Each NVML code has its class, keeps its cause, and says what to do."""
+    raised = nvml_error("a call", pynvml.NVMLError(code))
+    assert type(raised) is kind
+    assert isinstance(raised.__cause__, pynvml.NVMLError)
+    assert ";" in str(raised)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for the card's next ticks, at most 5 s."""
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+def test_reading_types(library: str, card: Card) -> None:
+    """Energy is whole microjoules: the counter's millijoules, exactly."""
+    with opened(library) as source:
+        readings = source.read()
+    assert all(isinstance(r, Reading) and isinstance(r.energy_uj, int) for r in readings)
+    assert all(r.energy_uj is not None and r.energy_uj % 1000 == 0 for r in readings)
