@@ -1,4 +1,4 @@
-"""The rule of the house: a room imports only from rooms above it, and the core from `model` alone."""
+"""The rule of the house: a room imports only from rooms above it, the core from `model` alone."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def test_the_plugin_needs_nothing() -> None:
         "import sys; import meter.work.vllm; "
         "bad = [m for m in sys.modules if m.split('.')[0] not in sys.stdlib_module_names "
         "and not m.startswith(('meter', '_', 'sitecustomize'))]; "
-        "rooms = [m for m in sys.modules if m.startswith('meter.') and not m.startswith('meter.work')];"
+        "rooms = [m for m in sys.modules "
+        "if m.startswith('meter.') and not m.startswith('meter.work')]; "
         "print(bad, rooms); sys.exit(bool(bad or rooms))"
     )
     done = subprocess.run(
