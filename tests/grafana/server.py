@@ -1,0 +1,138 @@
+"""A real Prometheus on loopback, filled with a history at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_READY_S = 30.0
+Series = dict[str, str]
+Points = list[tuple[float, float]]
+
+
+def program(name: str) -> str:
+    """Where a program is. Without it the test is skipped, or fails where ``CI=true``."""
+    found = shutil.which(name)
+    if found:
+        return found
+    said = f"{name} is not here: `make test` fetches it on Debian (package prometheus)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(said)
+    pytest.skip(said)
+
+
+class Prometheus:
+    """A client of a running server."""
+
+    def __init__(self, port: int) -> None:
+        self._base = f"http://127.0.0.1:{port}"
+
+    def ready(self) -> bool:
+        try:
+            return bool(self._get("/-/ready"))
+        except OSError:
+            return False
+
+    def instant(self, expr: str, at_s: float) -> list[tuple[Series, float]]:
+        """Each series of the answer with its value."""
+        answer = self._api("/api/v1/query", query=expr, time=at_s)
+        if answer["resultType"] == "scalar":
+            return [({}, float(answer["result"][1]))]
+        return [(row["metric"], float(row["value"][1])) for row in answer["result"]]
+
+    def range(
+        self, expr: str, start_s: float, end_s: float, step_s: float
+    ) -> list[tuple[Series, Points]]:
+        """Each series of the answer with its points."""
+        answer = self._api("/api/v1/query_range", query=expr, start=start_s, end=end_s, step=step_s)
+        return [
+            (row["metric"], [(float(t), float(v)) for t, v in row["values"]])
+            for row in answer["result"]
+        ]
+
+    def label_values(self, selector: str, label: str, start_s: float, end_s: float) -> set[str]:
+        """What Grafana's ``label_values(selector, label)`` offers."""
+        path = f"/api/v1/label/{label}/values"
+        answer: list[str] = self._api(path, **{"match[]": selector}, start=start_s, end=end_s)
+        return set(answer)
+
+    def _api(self, path: str, **parameters: object) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        try:
+            text = self._get(f"{path}?{query}")
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{path}: {error.read().decode()}") from error
+        answer = json.loads(text)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(self._base + path, timeout=10) as response:
+            text: str = response.read().decode()
+        return text
+
+
+@contextlib.contextmanager
+def serving(directory: Path, history: str) -> Iterator[Prometheus]:
+    """A server over ``history`` (OpenMetrics with timestamps), stopped at the end."""
+    prometheus, promtool = program("prometheus"), program("promtool")
+    text, data, config = directory / "history.om", directory / "data", directory / "empty.yml"
+    text.write_text(history, encoding="utf-8")
+    config.write_text("{}\n", encoding="utf-8")
+    backfill = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)]
+    subprocess.run(backfill, check=True, capture_output=True, text=True)
+    port = _free_port()
+    command = [
+        prometheus,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=100y",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    log = directory / "prometheus.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=output) as process,
+    ):
+        try:
+            client = Prometheus(port)
+            _wait(client, process, log)
+            yield client
+        finally:
+            process.terminate()
+            process.wait(_READY_S)
+
+
+def finite(value: float) -> bool:
+    """Neither NaN nor infinite."""
+    return math.isfinite(value)
+
+
+def _wait(client: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _READY_S
+    while not client.ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"Prometheus did not start:\n{log.read_text()}")
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

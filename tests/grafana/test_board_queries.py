@@ -1,0 +1,150 @@
+"""Every query of every board against a real Prometheus that holds what the meter exports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from meter.export.prometheus import StateCollector
+from tests.grafana import sample
+from tests.grafana.promql import BOARDS, Target, filled, load, matched, selectors, targets
+from tests.grafana.sample import A, B
+from tests.grafana.server import Prometheus, finite, serving
+
+each_target = pytest.mark.parametrize("target", targets(), ids=str)
+
+# Over both hosts, from the sample's rates; 3.6 MJ are a kWh.
+FIGURES = {
+    "Meter": [0.02],
+    "Quality": [0.0],
+    "Power now": [1301.0],
+    "Idle share": [300 / 1301],
+    "kWh per million output tokens": [1300 / 1500 / 3.6, 1000 / 1500 / 3.6],
+    "J per output token": [1300 / 1500, 1000 / 1500],
+    "J per token": [1300 / 5000, 1000 / 5000],
+    "Cost per hour": [14.40 + 1.301 * 1.25 * 0.30],
+    "Cost per million output tokens": [(14.40 + 1.301 * 1.25 * 0.30) / 3600 / 1500 * 1e6],
+    "Requests / s": [4.0],
+    "Output tok/s": [1500.0],
+    "Conservation error": [0.0],
+    "Unattributed share": [1 / 1301],
+}
+# Questions about the meter itself have an answer without traffic too.
+ALWAYS = {
+    "Meter",
+    "Quality",
+    "Power now",
+    "Idle share",
+    "Conservation error",
+    "Unattributed share",
+}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory) -> Iterator[Prometheus]:
+    """Ten minutes of traffic on two hosts."""
+    with serving(tmp_path_factory.mktemp("busy"), sample.openmetrics(sample.HOSTS)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory) -> Iterator[Prometheus]:
+    """Ten minutes of a meter that reads its GPU, without one request and without a price."""
+    history = sample.openmetrics((sample.quiet(B),), sample.Tariff("EUR"))
+    with serving(tmp_path_factory.mktemp("idle"), history) as server:
+        yield server
+
+
+def stats() -> list[Target]:
+    return [target for target in targets() if target.panel_type == "stat"]
+
+
+@each_target
+def test_query_answers(busy: Prometheus, target: Target) -> None:
+    """With traffic every query has series, with finite values at every step of the last minutes."""
+    expr = filled(target.expr)
+    if target.instant:
+        values = [value for _, value in busy.instant(expr, sample.END_S)]
+    else:
+        answer = busy.range(expr, sample.END_S - 300, sample.END_S, 15)
+        assert all(len(points) == 21 for _, points in answer)
+        values = [value for _, points in answer for _, value in points]
+    assert values
+    assert all(map(finite, values)), values
+
+
+@pytest.mark.parametrize("panel", FIGURES)
+def test_figure_is_right(busy: Prometheus, panel: str) -> None:
+    """The figures at the top are those that the known rates give."""
+    asked = [target for target in stats() if target.panel == panel]
+    answers = [busy.instant(filled(target.expr), sample.END_S) for target in asked]
+    values = [value for answer in answers for _, value in answer]
+    assert values == pytest.approx(FIGURES[panel], rel=1e-6, abs=1e-9)
+
+
+def test_every_figure_is_checked() -> None:
+    """No stat stands on a board without its known value here."""
+    assert {target.panel for target in stats()} == set(FIGURES)
+
+
+def test_choosing_a_model_leaves_the_others_out(busy: Prometheus) -> None:
+    """With one model chosen, energy and tokens are that model's alone."""
+    (target,) = [t for t in stats() if t.panel == "J per token" and "idle" not in t.expr]
+    expr = filled(target.expr, {"$model_name": "qwen"})
+    ((_, value),) = busy.instant(expr, sample.END_S)
+    assert value == pytest.approx(200 / 1000)
+
+
+@pytest.mark.parametrize("target", stats(), ids=str)
+def test_no_traffic_is_not_a_blind_meter(
+    busy: Prometheus, idle: Prometheus, target: Target
+) -> None:
+    """A meter without traffic answers NaN (shown as such) or a number; no meter answers nothing."""
+    ((_, value),) = idle.instant(filled(target.expr), sample.END_S)
+    if target.panel in ALWAYS:
+        assert finite(value)
+    else:
+        assert value == 0.0 or not finite(value)
+    day_before = sample.START_S - 86_400
+    assert busy.instant(filled(target.expr), day_before) == []
+
+
+def test_variables_have_values(busy: Prometheus) -> None:
+    """Each variable offers what the sample holds."""
+    expected = {
+        "job": {"joulemeter"},
+        "model_name": {A.model, B.model},
+        "instance": {A.instance, B.instance},
+    }
+    for path in BOARDS:
+        variables = {v["name"]: v for v in load(path)["templating"]["list"]}
+        for name, values in expected.items():
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", variables[name]["query"])
+            assert found
+            selector, label = filled(found[1]), found[2]
+            span = (sample.START_S, sample.END_S)
+            assert busy.label_values(selector, label, *span) == values
+
+
+def test_boards_read_only_what_the_meter_exports() -> None:
+    """Every metric name and every label matched on is one of the collector's own."""
+    exported = exported_labels()
+    # Negative prices are rare; the family is absent without them.
+    exported["joulemeter_cost_credits_total"] = exported["joulemeter_cost_total"]
+    for target in targets():
+        for selector in selectors(filled(target.expr)):
+            assert selector.name in exported, target
+            assert set(matched(selector)) <= exported[selector.name] | {"job", "instance"}, target
+
+
+def exported_labels() -> dict[str, set[str]]:
+    """Every sample name that the meter's collector gives in the sample, with its labels."""
+    names: dict[str, set[str]] = {}
+    collector: StateCollector
+    *_, (_, collector) = sample.scrapes(A)
+    for family in collector.collect():
+        for one in family.samples:
+            names.setdefault(one.name, set()).update(one.labels)
+    return names
