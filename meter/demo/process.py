@@ -1,0 +1,145 @@
+"""Starts ``joulemeter run`` around an engine, and reads what the meter publishes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from meter.demo.stage import Stage
+
+PAGE_PORT = 9401
+PRICES = """\
+# What the demo assumes; what you pay goes into a file like this.
+pricing:
+  currency: USD
+  electricity_price_per_kwh: 0.12
+  pue: 1.2
+  hardware_price_per_hour: 2.50
+"""
+_STOP_S = 20.0
+_TAIL_LINES = 25
+
+
+class EndedError(Exception):
+    """The engine ended before its time; the message holds its last words."""
+
+
+def free_port(preferred: int = 0) -> int:
+    """A port that is free now: the preferred one where it can be had."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free on 127.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A running ``joulemeter run``; ``trace`` is what it records, ``log`` what both say."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    trace: Path
+    log: Path
+
+    @classmethod
+    def start(cls, stage: Stage, folder: Path, port: int) -> Metered:
+        """In a session of its own: Ctrl-C is for the demo, which then ends it in order."""
+        config, trace, log = folder / "demo.yaml", folder / "trace.jsonl.gz", folder / "log.txt"
+        config.write_text(PRICES, encoding="utf-8")
+        run = (sys.executable, "-m", "meter.cli", "run", "--config", str(config))
+        options = ("--port", str(port), "--record", str(trace), *stage.options)
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
+        if stage.truth is not None:
+            environ.pop("CUDA_VISIBLE_DEVICES", None)  # names no simulated card
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*run, *options, "--", *stage.command],
+                env={**environ, **stage.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(process, f"http://127.0.0.1:{port}", trace, log)
+
+    def check(self) -> None:
+        """Raise ``EndedError`` where it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise EndedError(f"the engine ended with code {code}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of what the engine and the meter said."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+    def summary(self) -> dict[str, Any] | None:
+        """``/v1/summary``; ``None`` while there is none."""
+        found = get_json(f"{self.url}/v1/summary")
+        return found if isinstance(found, dict) else None
+
+    def receipts(self, limit: int) -> list[dict[str, Any]]:
+        """The newest final receipts, newest first."""
+        found = get_json(f"{self.url}/v1/receipts?limit={limit}")
+        return found["receipts"] if isinstance(found, dict) else []
+
+    def stop(self) -> None:
+        """End engine and meter in order; by force where that takes too long."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def wait_until(true: Callable[[], bool], seconds: float, pause_s: float = 0.1) -> bool:
+    """Wait until something is true; false where that takes longer than ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause_s)
+    return True
+
+
+def answers(url: str) -> bool:
+    """Whether ``url`` answers with 200."""
+    status, _ = _get(url)
+    return status == 200
+
+
+def get_json(url: str) -> Any:
+    """The JSON at ``url``; ``None`` where nobody answers with 200."""
+    status, body = _get(url)
+    return json.loads(body) if status == 200 else None
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    """Status and body; status 0 where nobody answers. No proxy: it is this machine."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=3.0)
+    try:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()

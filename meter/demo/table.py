@@ -1,0 +1,177 @@
+"""What the demo shows while it runs: one frame from the meter's own summary and receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+ACCOUNTS = (
+    ("prefill", "blue"),
+    ("decode", "green"),
+    ("recompute", "magenta"),
+    ("idle", "bright_black"),
+    ("startup", "yellow"),
+    ("unattributed", "red"),
+    ("pending", "white"),
+)
+_BAR = 30
+_LEVELS = "▁▂▃▄▅▆▇█"
+_QUALITY_STYLE = {"measured": "bold green", "estimated": "bold yellow", "simulated": "bold cyan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Everything on the screen. ``summary`` is ``/v1/summary``, ``None`` before there is one;
+    ``power_w`` the last readings, oldest first; ``receipts`` the newest final ones."""
+
+    title: str
+    url: str
+    state: str
+    elapsed_s: float
+    requests_sent: int = 0
+    summary: Mapping[str, Any] | None = None
+    power_w: Sequence[float] = ()
+    receipts: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def draw(frame: Frame) -> RenderableType:
+    """The whole screen."""
+    quality = (frame.summary or {}).get("quality")
+    parts: list[RenderableType] = [_now(frame, quality), _accounts(frame, quality)]
+    if frame.receipts:
+        parts.append(_receipts(frame.receipts))
+    parts.append(_footer(frame))
+    return Group(*parts)
+
+
+def _tag(quality: str | None) -> Text:
+    return Text(quality or "–", style=_QUALITY_STYLE.get(quality or "", "dim"))
+
+
+def _now(frame: Frame, quality: str | None) -> RenderableType:
+    grid = Table.grid(padding=(0, 3), expand=True)
+    for _ in range(5):
+        grid.add_column(ratio=1)
+    figures = _figures(frame)
+    grid.add_row(*(Text(value, style="bold") for value, _ in figures))
+    grid.add_row(*(Text(label, style="dim") for _, label in figures))
+    title = Text.assemble(("joulemeter", "bold"), " · ", frame.title)
+    sub = Text.assemble(_tag(quality), f" · {frame.state} · {frame.elapsed_s:.0f} s · {frame.url}")
+    spark = Text(sparkline(frame.power_w), style="cyan")
+    return Panel(Group(grid, spark), title=title, subtitle=sub, title_align="left",
+                 subtitle_align="left", box=box.ROUNDED, padding=(0, 1))  # fmt: skip
+
+
+def _figures(frame: Frame) -> list[tuple[str, str]]:
+    summary = frame.summary or {}
+    token = _per_token(summary)
+    kwh = token.get("kwh_per_token")
+    cost = token.get("cost_per_million_tokens")
+    currency = (summary.get("cost") or {}).get("currency", "")
+    power = f"{frame.power_w[-1]:,.0f} W" if frame.power_w else "–"
+    return [
+        (power, "power now"),
+        (str(summary.get("requests_running", "–")), "requests running"),
+        (f"{kwh * 3.6e6:.3f} J" if kwh else "–", "per output token, 1 min"),
+        (f"{kwh * 1e6:.4f} kWh" if kwh else "–", "per million tokens"),
+        (f"{cost:.2f} {currency}" if cost is not None else "–", "per million tokens"),
+    ]
+
+
+def _per_token(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figure of the last minute, idle energy apart."""
+    wanted = {"token_type": "output", "idle": "without", "window": "1m"}
+    rows: Sequence[Mapping[str, Any]] = summary.get("per_token") or ()
+    return next((row for row in rows if wanted.items() <= row.items()), {})
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as bars from zero to the largest."""
+    most = max(values, default=0.0)
+    if most <= 0:
+        return ""
+    return "".join(_LEVELS[min(7, int(8 * max(0.0, value) / most))] for value in values)
+
+
+def _accounts(frame: Frame, quality: str | None) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    table.add_column("where every joule went")
+    table.add_column("energy", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("", ratio=1)
+    summary = frame.summary
+    if summary is None:
+        table.add_row("waiting for the first reading", "", "", "")
+        return table
+    measured_j = summary["measured_j"]
+    for name, colour in ACCOUNTS:
+        energy_j = summary[f"{name}_j"]
+        share = energy_j / measured_j if measured_j else 0.0
+        bar = Text("█" * round(_BAR * share) or ("▏" if energy_j else ""), style=colour)
+        table.add_row(Text(name, style=colour), joules(energy_j), f"{100 * share:.1f} %", bar)
+    table.add_section()
+    residual = f"adds up to within {abs(summary['conservation_error_j']):.0e} J"
+    table.add_row(
+        Text("measured", style="bold"),
+        Text(joules(measured_j), style="bold"),
+        "",
+        Text.assemble(_tag(quality), (f" · {residual}", "dim")),
+    )
+    return table
+
+
+def _receipts(receipts: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    table.add_column("newest receipts")
+    table.add_column("tenant")
+    for name in ("prompt", "cached", "output", "energy", "± (k=1)", "J/token", "cost"):
+        table.add_column(name, justify="right")
+    table.add_column("end")
+    for receipt in receipts:
+        table.add_row(*_receipt_row(receipt))
+    return table
+
+
+def _receipt_row(receipt: Mapping[str, Any]) -> list[str]:
+    energy_j, output = receipt["energy_j"], receipt["completion_tokens"]
+    cost = receipt.get("cost") or {}
+    return [
+        receipt["id"],
+        receipt["tenant"] or "–",
+        _count(receipt["prompt_tokens"]),
+        _count(receipt["cached_tokens"]),
+        _count(output),
+        joules(energy_j),
+        joules(receipt["uncertainty_j"]),
+        f"{energy_j / output:.3f}" if output else "–",
+        f"{float(cost['amount']) * 1e6:,.1f} µ{cost['currency']}" if cost else "–",
+        receipt["reason"] or "–",
+    ]
+
+
+def _footer(frame: Frame) -> RenderableType:
+    sent = f"{frame.requests_sent} requests sent" if frame.requests_sent else ""
+    settled = (frame.summary or {}).get("settled_lag_s")
+    lag = f"figures settle {settled:.1f} s behind" if settled is not None else ""
+    first = " · ".join(part for part in (sent, lag, "Ctrl-C ends") if part)
+    return Text("\n".join([first, *frame.notes]), style="dim")
+
+
+def joules(energy_j: float) -> str:
+    """Joules to four digits with a fitting prefix."""
+    for factor, prefix in ((1e6, "M"), (1e3, "k"), (1.0, "")):
+        if abs(energy_j) >= factor:
+            return f"{energy_j / factor:.4g} {prefix}J"
+    return f"{energy_j * 1e3:.3g} mJ" if energy_j else "0 J"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
