@@ -6,12 +6,15 @@ request are known (``truth.py``). Prints the errors against the truth beside the
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import mutations
 import pytest
@@ -242,15 +245,22 @@ def test_the_rules_in_use_elsewhere_are_far_off(
     assert found.mean > 5 * WHOLE.mean
 
 
-def test_an_online_replay_gives_the_live_receipts(judged: Judged) -> None:
-    """To the microjoule, in every phase."""
-    replayed = replay_trace(judged.trace, calibration=CalibrationMode.ONLINE).receipts
-    again = {receipt.id: receipt for receipt in replayed}
+def test_an_online_replay_gives_the_live_receipts(judged: Judged, tmp_path: Path) -> None:
+    """By the command line, to the microjoule, in every phase."""
+    command = Path(sys.executable).with_name("joulemeter")
+    out = tmp_path / "receipts.jsonl"
+    subprocess.run(
+        [command, "replay", judged.run.trace, "--receipts", out, "--calibration", "online"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    lines = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    again = {line["id"]: line for line in lines}
     live = {id: row for id, row in judged.run.receipts.items() if row}
     assert set(live) == set(again)
     for id, row in live.items():
         for phase in ("prefill_j", "decode_j", "recompute_j"):
-            assert row[phase] == pytest.approx(getattr(again[id], phase), rel=0, abs=1e-6), id
+            assert row[phase] == pytest.approx(again[id][phase], rel=0, abs=1e-6), id
 
 
 # --- a broken meter is caught ---------------------------------------------------------------
@@ -290,7 +300,7 @@ def test_wrong_coefficients_fail(
 ) -> None:
     """Closing each interval does not hide a wrong price for a part of its work."""
     found = _with_wrong_coefficient(judged, name, scale)
-    say(f"{name} x {scale:<8} {found}")
+    say(f"{name + f' x {scale}':19s} {found}")
     assert not WHOLE.holds(found)
 
 
