@@ -11,7 +11,9 @@ One writer per device.
 
 File layout, native byte order (``fake_nvml.c`` has the same): a header ``HEADER``, then per device
 one ``SPEC`` block of ``SPEC_BYTES``, ``FAULT_SLOTS`` faults and ``RING_SLOTS`` ring entries. The
-count in a device's block is written last: what it counts is complete.
+count in a device's block is written last and in one piece: what it counts is complete. The ring
+holds the last 32,768 posts; where a fault needs an energy from before, the writer notes it in the
+fault (its ``anchor``) while the ring still knows it.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ import mmap
 import random
 import struct
 import time
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 MAGIC = b"JMCARD1\0"
 RING_SLOTS = 1 << 15
+_RING_KEPT = RING_SLOTS - 8  # what a reader may trust while the writer goes on
 FAULT_SLOTS = 64
 PROCESS_SLOTS = 16
 
@@ -34,10 +38,11 @@ _HEADER_BYTES = 64
 # uuid, name, refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj, memory clock MHz, bus bits
 _SPEC = struct.Struct("=80s96sqqqqqII")
 _COUNTS = struct.Struct("=QQQ")  # posts, faults, processes
+_COUNT = struct.Struct("Q")  # native: stored in one piece, "=" would store byte by byte
 _COUNTS_AT = 256
 _PROCESSES_AT = 320
 _SPEC_BYTES = 512
-_FAULT = struct.Struct("=qqiiqQ")  # from_ns, to_ns, kind, function, value, unused
+_FAULT = struct.Struct("=qqiiqQ")  # from_ns, to_ns, kind, function, value, anchor (nJ + 1)
 _ENTRY = struct.Struct("=qqq")  # t_ns, power_mw, energy_nj
 _DEVICE_BYTES = _SPEC_BYTES + FAULT_SLOTS * _FAULT.size + RING_SLOTS * _ENTRY.size
 _FOREVER_NS = 1 << 62
@@ -140,7 +145,7 @@ class Card:
         A moment before the last post counts as that post's: time does not run backwards.
         """
         now_ns = time.monotonic_ns() if t_ns is None else t_ns
-        count, _, _ = self._counts(device)
+        count, faults, _ = self._counts(device)
         energy_nj = 0
         if count:
             last_ns, power_mw, energy_nj = self._entry(device, count - 1)
@@ -148,17 +153,45 @@ class Card:
             energy_nj += power_mw * (now_ns - last_ns) // 1000
         entry = (now_ns, round(power_w * 1000), energy_nj)
         _ENTRY.pack_into(self._map, _entry_at(device, count), *entry)
-        struct.pack_into("=Q", self._map, _device_at(device) + _COUNTS_AT, count + 1)
+        _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT, count + 1)
+        if faults:
+            self._anchor(device, faults, now_ns)
 
     def energy_j(self, device: int, t_ns: int | None = None) -> float:
-        """Joules drawn from the first post up to ``t_ns`` (default now): the truth."""
-        until_ns = time.monotonic_ns() if t_ns is None else t_ns
+        """Joules drawn from the first post up to ``t_ns`` (default now): the truth.
+
+        Raises ``ValueError`` for a moment that the ring no longer holds.
+        """
+        return self._energy_nj(device, time.monotonic_ns() if t_ns is None else t_ns) / 1e9
+
+    def _energy_nj(self, device: int, t_ns: int) -> int:
         count, _, _ = self._counts(device)
-        for number in range(count - 1, max(-1, count - RING_SLOTS), -1):
-            start_ns, power_mw, energy_nj = self._entry(device, number)
-            if start_ns <= until_ns:
-                return (energy_nj + power_mw * (until_ns - start_ns) / 1000) / 1e9
-        return 0.0
+        oldest = max(0, count - _RING_KEPT)
+        after = bisect_right(
+            range(oldest, count), t_ns, key=lambda number: self._entry(device, number)[0]
+        )
+        if after == 0:
+            if oldest:
+                raise ValueError(f"{t_ns} ns lies before the last {_RING_KEPT} posts")
+            return 0
+        start_ns, power_mw, energy_nj = self._entry(device, oldest + after - 1)
+        return energy_nj + power_mw * (t_ns - start_ns) // 1000
+
+    def _anchor(self, device: int, faults: int, now_ns: int) -> None:
+        """Note in each fault that has begun the energy that it goes back to."""
+        for slot in range(faults):
+            at = _fault_at(device, slot)
+            from_ns, _, kind, _, _, anchor = _FAULT.unpack_from(self._map, at)
+            if not anchor and from_ns <= now_ns and kind in (Fault.RESET, Fault.STUCK):
+                energy_nj = self._energy_nj(device, self._shown_ns(device, kind, from_ns))
+                _COUNT.pack_into(self._map, at + _FAULT.size - _COUNT.size, energy_nj + 1)
+
+    def _shown_ns(self, device: int, kind: int, from_ns: int) -> int:
+        """The moment whose energy a fault of this kind goes back to."""
+        spec = _SPEC.unpack_from(self._map, _device_at(device))
+        refresh_ns, lag_ns, phase_ns = spec[2:5]
+        waited_ns = (from_ns - phase_ns) % refresh_ns if refresh_ns else 0
+        return int(from_ns - lag_ns - (waited_ns if kind == Fault.STUCK else 0))
 
     # --- what else a card has
 
@@ -171,29 +204,31 @@ class Card:
         value: int = 0,
         function: Function = Function.ANY,
     ) -> None:
-        """Script a fault from ``from_ns`` to ``to_ns`` (``None``: for ever). At most 64."""
-        posts, count, processes = self._counts(device)
+        """Script a fault from ``from_ns`` to ``to_ns`` (``None``: for ever). At most 64.
+
+        Raises ``ValueError`` where there are too many, or it begins before what the ring holds.
+        """
+        _, count, _ = self._counts(device)
         if count >= FAULT_SLOTS:
             raise ValueError(f"a card holds at most {FAULT_SLOTS} faults")
-        at = _device_at(device) + _SPEC_BYTES + count * _FAULT.size
+        if kind in (Fault.RESET, Fault.STUCK):
+            self._energy_nj(device, self._shown_ns(device, kind, from_ns))
+        at = _fault_at(device, count)
         end_ns = _FOREVER_NS if to_ns is None else to_ns
         _FAULT.pack_into(self._map, at, from_ns, end_ns, kind, function, value, 0)
-        self._set_counts(device, posts, count + 1, processes)
+        _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 8, count + 1)
 
     def set_processes(self, device: int, pids: list[int]) -> None:
         """The processes that compute on the card (at most 16)."""
-        posts, faults, _ = self._counts(device)
         at = _device_at(device) + _PROCESSES_AT
         for slot, pid in enumerate(pids[:PROCESS_SLOTS]):
             struct.pack_into("=I", self._map, at + 4 * slot, pid)
-        self._set_counts(device, posts, faults, min(len(pids), PROCESS_SLOTS))
+        running = min(len(pids), PROCESS_SLOTS)
+        _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 16, running)
 
     def _counts(self, device: int) -> tuple[int, int, int]:
         posts, faults, processes = _COUNTS.unpack_from(self._map, _device_at(device) + _COUNTS_AT)
         return posts, faults, processes
-
-    def _set_counts(self, device: int, posts: int, faults: int, processes: int) -> None:
-        _COUNTS.pack_into(self._map, _device_at(device) + _COUNTS_AT, posts, faults, processes)
 
     def _entry(self, device: int, number: int) -> tuple[int, int, int]:
         t_ns, power_mw, energy_nj = _ENTRY.unpack_from(self._map, _entry_at(device, number))
@@ -204,6 +239,10 @@ def _device_at(device: int) -> int:
     return _HEADER_BYTES + device * _DEVICE_BYTES
 
 
+def _fault_at(device: int, slot: int) -> int:
+    return _device_at(device) + _SPEC_BYTES + slot * _FAULT.size
+
+
 def _entry_at(device: int, number: int) -> int:
-    ring = _device_at(device) + _SPEC_BYTES + FAULT_SLOTS * _FAULT.size
+    ring = _fault_at(device, FAULT_SLOTS)
     return ring + (number % RING_SLOTS) * _ENTRY.size

@@ -32,11 +32,12 @@ enum {
 enum { VALUE_UINT = 1, VALUE_ULL = 3 };
 
 #define RING_SLOTS (1 << 15)
+#define RING_KEPT (RING_SLOTS - 8) /* the writer may be overwriting the others */
 #define FAULT_SLOTS 64
 #define PROCESS_SLOTS 16
 
 struct entry { int64_t t_ns, power_mw, energy_nj; };
-struct fault { int64_t from_ns, to_ns; int32_t kind, function; int64_t value; uint64_t unused; };
+struct fault { int64_t from_ns, to_ns; int32_t kind, function; int64_t value; volatile uint64_t anchor; };
 struct header { char magic[8]; uint32_t devices, ring_slots, fault_slots, unused; char pad[40]; };
 struct card {
     char uuid[80], name[96];
@@ -82,7 +83,7 @@ static const struct entry *posted(const struct card *card, int64_t t_ns)
 {
     uint64_t count = card->posts;
     __sync_synchronize();
-    uint64_t oldest = count > RING_SLOTS - 8 ? count - (RING_SLOTS - 8) : 0;
+    uint64_t oldest = count > RING_KEPT ? count - RING_KEPT : 0;
     for (uint64_t i = count; i > oldest; i--) {
         const struct entry *e = &card->ring[(i - 1) % RING_SLOTS];
         if (e->t_ns <= t_ns)
@@ -94,7 +95,18 @@ static const struct entry *posted(const struct card *card, int64_t t_ns)
 static int64_t energy_nj(const struct card *card, int64_t t_ns)
 {
     const struct entry *e = posted(card, t_ns);
-    return e ? e->energy_nj + e->power_mw * (t_ns - e->t_ns) / 1000 : 0;
+    if (!e)
+        return 0;
+    /* milliwatts times nanoseconds leave 64 bits after some hours without a post */
+    return e->energy_nj + (int64_t)((__int128)e->power_mw * (t_ns - e->t_ns) / 1000);
+}
+
+/* The energy at which a fault froze the counter or set it to zero. The writer notes it in the fault
+ * (plus one) at its next post; until then the ring still knows it. */
+static int64_t anchor_nj(const struct card *card, const struct fault *f, int64_t t_ns)
+{
+    uint64_t noted = f->anchor;
+    return noted ? (int64_t)noted - 1 : energy_nj(card, t_ns);
 }
 
 static int64_t last_tick(const struct card *card, int64_t t_ns)
@@ -106,25 +118,30 @@ static int64_t last_tick(const struct card *card, int64_t t_ns)
 
 static uint64_t counter_mj(const struct card *card, int64_t t_ns)
 {
+    const struct fault *stuck = NULL;
     for (uint64_t i = 0; i < card->faults; i++) {
         const struct fault *f = &card->fault[i];
-        if (f->kind == FAULT_STUCK && t_ns >= f->from_ns && t_ns < f->to_ns)
+        if (f->kind == FAULT_STUCK && t_ns >= f->from_ns && t_ns < f->to_ns) {
+            stuck = f;
             t_ns = f->from_ns;
+        }
     }
-    int64_t tick = last_tick(card, t_ns);
-    int64_t used_nj = energy_nj(card, tick - card->lag_ns), base_mj = card->base_mj;
+    int64_t tick = last_tick(card, t_ns), base_mj = card->base_mj;
+    int64_t used_nj = stuck ? anchor_nj(card, stuck, tick - card->lag_ns)
+                            : energy_nj(card, tick - card->lag_ns);
+    int64_t zero_nj = 0;
     for (uint64_t i = 0; i < card->faults; i++) {
         const struct fault *f = &card->fault[i];
         if (tick < f->from_ns)
             continue;
         if (f->kind == FAULT_RESET) {
             base_mj = 0;
-            used_nj = energy_nj(card, tick - card->lag_ns) - energy_nj(card, f->from_ns - card->lag_ns);
+            zero_nj = anchor_nj(card, f, f->from_ns - card->lag_ns);
         } else if (f->kind == FAULT_JUMP) {
             base_mj += f->value;
         }
     }
-    return (uint64_t)(base_mj + used_nj / 1000000);
+    return (uint64_t)(base_mj + (used_nj - zero_nj) / 1000000);
 }
 
 static uint32_t power_mw(const struct card *card, int64_t t_ns)
@@ -307,10 +324,10 @@ EXPORT int nvmlDeviceGetFieldValues(struct card *card, int count, field_value *v
         int64_t t = now_ns(CLOCK_MONOTONIC);
         int energy = v->field_id == FIELD_ENERGY || v->field_id == FIELD_ENERGY_SCOPED;
         v->timestamp = now_ns(CLOCK_REALTIME) / 1000;
-        v->latency_us = 0;
         v->result = v->scope_id ? NOT_SUPPORTED : (uint32_t)trouble(card, energy ? ENERGY : POWER);
         v->value_type = energy ? VALUE_ULL : VALUE_UINT;
         v->value.ull = 0;
+        v->latency_us = (now_ns(CLOCK_MONOTONIC) - t) / 1000;
         if (v->result != SUCCESS)
             continue;
         if (energy)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meter.demo import card as card_file
 from meter.demo.card import FAULT_SLOTS, RING_SLOTS, Card, CardSpec, Fault
 
 posts = st.lists(
@@ -71,3 +74,32 @@ def test_faults_are_bounded(tmp_path: Path) -> None:
         card.fault(0, Fault.STUCK, 0, 1)
     with pytest.raises(ValueError, match="at most"):
         card.fault(0, Fault.STUCK, 0, 1)
+
+
+def test_a_moment_that_the_ring_forgot_is_refused(tmp_path: Path) -> None:
+    """An energy that is no longer known is an error, never a zero; so is a fault there."""
+    card = Card.create(tmp_path / "c", [CardSpec()])
+    for i in range(RING_SLOTS + 10):
+        card.post(0, 10.0, (i + 1) * 1_000_000)
+    with pytest.raises(ValueError, match="lies before"):
+        card.energy_j(0, 2_000_000)
+    with pytest.raises(ValueError, match="lies before"):
+        card.fault(0, Fault.RESET, 2_000_000)
+
+
+def test_the_file_stands_alone(tmp_path: Path) -> None:
+    """A program without the meter can load the file by its path: a hook inside vLLM does."""
+    Card.create(tmp_path / "c", [CardSpec()])
+    code = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('card', sys.argv[1])\n"
+        "card = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['card'] = card\n"
+        "spec.loader.exec_module(card)\n"
+        "one = card.Card.attach(sys.argv[2])\n"
+        "one.post(0, 100.0, 0)\n"
+        "print(one.energy_j(0, 10**9), 'meter' in sys.modules)\n"
+    )
+    words = [sys.executable, "-I", "-S", "-c", code, str(card_file.__file__), str(tmp_path / "c")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["100.0", "False"]
