@@ -1,4 +1,5 @@
-"""Write the boards' JSON. Run by ``make dashboards``; a test proves that nothing else edits it."""
+"""Write the boards and the recording rules. Run by ``make dashboards``; tests prove that nothing
+else edits them."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grafana import overview
+from grafana.rules import rules
 
 HERE = Path(__file__).parent
 BOARDS: dict[str, Callable[[], str]] = {overview.UID: overview.overview}
+RULES = HERE.parent / "deploy" / "prometheus" / "joulemeter.rules.yml"
 
 
-def main(directory: Path = HERE / "dashboards") -> None:
+def write_boards(directory: Path = HERE / "dashboards") -> None:
     """Write every board into ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     for uid, board in BOARDS.items():
@@ -19,4 +22,5 @@ def main(directory: Path = HERE / "dashboards") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_boards()
+    RULES.write_text(rules(), encoding="utf-8")

@@ -102,9 +102,19 @@ def openmetrics(hosts: tuple[Host, ...], tariff: Tariff = TARIFF) -> str:
     return "".join(body) + "# EOF\n"
 
 
+def exported_labels() -> dict[str, set[str]]:
+    """Every sample name that the meter exports for host ``A``, with its labels."""
+    names: dict[str, set[str]] = {}
+    *_, (_, collector) = scrapes(A)
+    for family in collector.collect():
+        for one in family.samples:
+            names.setdefault(one.name, set()).update(one.labels)
+    return names
+
+
 def scrapes(host: Host, tariff: Tariff = TARIFF) -> Iterator[tuple[int, StateCollector]]:
     """Each scrape's time and a collector over the state then."""
-    publisher = Publisher(tariff, utc_offset_ns=0)
+    publisher = Publisher(tariff, start_ns=START_S * NS)
     for elapsed_s in range(0, LENGTH_S + 1, STEP_S):
         receipts = [_receipt(host, elapsed_s, i) for i in range(host.requests_per_s)]
         t_ns = (START_S + elapsed_s) * NS

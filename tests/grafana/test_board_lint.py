@@ -11,7 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 
-from grafana.__main__ import main
+from grafana.__main__ import write_boards
 from tests.grafana.promql import (
     BOARDS,
     Target,
@@ -50,7 +50,7 @@ each_panel = pytest.mark.parametrize("panel", _panels())
 
 def test_nobody_edits_the_json(tmp_path) -> None:
     """Writing the boards anew changes nothing, and every file has its board."""
-    main(tmp_path)
+    write_boards(tmp_path)
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     committed = {path.name: path.read_text() for path in BOARDS}
     assert written == committed, "run: make dashboards"

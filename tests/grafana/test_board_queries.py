@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from meter.export.prometheus import StateCollector
 from tests.grafana import sample
 from tests.grafana.promql import BOARDS, Target, filled, load, matched, selectors, targets
 from tests.grafana.sample import A, B
@@ -130,21 +129,10 @@ def test_variables_have_values(busy: Prometheus) -> None:
 
 def test_boards_read_only_what_the_meter_exports() -> None:
     """Every metric name and every label matched on is one of the collector's own."""
-    exported = exported_labels()
+    exported = sample.exported_labels()
     # Negative prices are rare; the family is absent without them.
     exported["joulemeter_cost_credits_total"] = exported["joulemeter_cost_total"]
     for target in targets():
         for selector in selectors(filled(target.expr)):
             assert selector.name in exported, target
             assert set(matched(selector)) <= exported[selector.name] | {"job", "instance"}, target
-
-
-def exported_labels() -> dict[str, set[str]]:
-    """Every sample name that the meter's collector gives in the sample, with its labels."""
-    names: dict[str, set[str]] = {}
-    collector: StateCollector
-    *_, (_, collector) = sample.scrapes(A)
-    for family in collector.collect():
-        for one in family.samples:
-            names.setdefault(one.name, set()).update(one.labels)
-    return names
