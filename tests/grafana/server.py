@@ -29,7 +29,7 @@ def program(name: str) -> str:
     found = shutil.which(name)
     if found:
         return found
-    said = f"{name} is not here: `make test` fetches it on Debian (package prometheus)"
+    said = f"{name} is not here; on Debian `make test` fetches what the tests need"
     if os.environ.get("CI") == "true":
         pytest.fail(said)
     pytest.skip(said)
