@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -67,10 +76,10 @@ class Section(BaseModel):
 class PowerSettings(Section):
     """Where joules come from."""
 
-    source: Literal["auto", "nvml", "cpu"] = Field(
+    source: Literal["auto", "nvml", "cpu", "simulated"] = Field(
         default="auto",
         description="nvml: the GPUs' energy counters; cpu: this machine's CPU (RAPL, else an "
-        "estimate); auto: nvml where it works, else cpu.",
+        "estimate); auto: nvml where it works, else cpu; simulated: the demo's card, without NVML.",
     )
     nvml_library: Path | None = Field(
         default=None,
@@ -86,16 +95,23 @@ class PowerSettings(Section):
         le=200.0,
         description="Readings per second and device (20 to 50 suit NVML).",
     )
-    cpu_idle_w: float | None = Field(
-        default=None,
+    cpu_idle_w: float = Field(
+        default=20.0,
         ge=0.0,
         description="Power (W) of the idle CPU, for the estimate where RAPL cannot be read.",
     )
-    cpu_max_w: float | None = Field(
-        default=None,
+    cpu_max_w: float = Field(
+        default=100.0,
         gt=0.0,
         description="Power (W) of the fully busy CPU, for the estimate where RAPL cannot be read.",
     )
+
+    @field_validator("cpu_max_w")
+    @classmethod
+    def _above_idle(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("cpu_idle_w", 0.0):
+            raise ValueError("expected more than power.cpu_idle_w")
+        return value
 
 
 class EngineSettings(Section):

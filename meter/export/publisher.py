@@ -21,15 +21,17 @@ from meter.pricing import Costs, EnergyCurve, Tariff, advance, request_cost
 class Publisher:
     """Keeps final receipts and running sums, and makes states.
 
-    ``utc_offset_ns`` is UTC minus the monotonic clock, for the times of exemplars.
+    ``start_ns``: when metering begins, from which on hardware is paid. ``utc_offset_ns``: UTC minus
+    the monotonic clock, for the times of exemplars.
     """
 
-    def __init__(self, tariff: Tariff, utc_offset_ns: int = 0) -> None:
+    def __init__(self, tariff: Tariff, start_ns: int, utc_offset_ns: int = 0) -> None:
         self._tariff = tariff
         self._utc_offset_ns = utc_offset_ns
         self._before: Snapshot | None = None
-        self._costs = Costs()
+        self._costs = Costs(settled_ns=start_ns)
         self._curve = EnergyCurve()
+        self._curve.add(start_ns, 0.0)
         self._ring = Ring()
         self._store = ReceiptStore()
         self._models = Interner()

@@ -88,7 +88,10 @@ def split(amount: Decimal, weights: Mapping[_K, float]) -> dict[_K, Decimal]:
 
 
 def advance(costs: Costs, before: Snapshot | None, after: Snapshot, tariff: Tariff) -> Costs:
-    """The costs at ``after``, from those at ``before`` (``None``: nothing was metered yet)."""
+    """The costs at ``after``, from those at ``before`` (``None``: nothing was metered yet).
+
+    Hardware is paid from ``costs.settled_ns`` on: begin with ``Costs(start of metering)``.
+    """
     charges = {k: v for k, v in costs.charges.items() if k.component is Component.COMPUTE}
     credits: dict[CostKey, Decimal] = {}
     for key, energy_j in _energies(after).items():
@@ -100,7 +103,8 @@ def advance(costs: Costs, before: Snapshot | None, after: Snapshot, tariff: Tari
         if electricity < 0:
             credits[cost_key] = -electricity
     waiting = _accrue(charges, costs, before, after, tariff)
-    return Costs(after.settled_ns, charges, credits, waiting)
+    settled_ns = costs.settled_ns if after.settled_ns is None else after.settled_ns
+    return Costs(settled_ns, charges, credits, waiting)
 
 
 def _accrue(
@@ -111,13 +115,13 @@ def _accrue(
     tariff: Tariff,
 ) -> Decimal:
     """Add compute cost since ``before`` to ``charges``; returns what could not be placed."""
-    if costs.settled_ns is None or after.settled_ns is None or before is None:
+    if costs.settled_ns is None or after.settled_ns is None:
         return costs.waiting
     accrued = tariff.hardware(max(0, after.settled_ns - costs.settled_ns))
     if accrued is None:
         return Decimal(0)
     amount = costs.waiting + accrued
-    was = _energies(before)
+    was = _energies(before) if before is not None else {}
     parts = split(amount, {key: j - was.get(key, 0.0) for key, j in _energies(after).items()})
     for key, part in parts.items():
         cost_key = CostKey(*key, Component.COMPUTE)

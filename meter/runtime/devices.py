@@ -1,27 +1,17 @@
-"""Which devices an engine owns."""
+"""Which devices an engine owns.
+
+``CUDA_VISIBLE_DEVICES`` names them where nothing is configured. Its indices are taken as NVML's,
+which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are alike.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from meter.model import Device
+from meter.power.nvml import visible_devices
 
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
-
-
-def visible(value: str | None) -> tuple[str, ...]:
-    """The names in ``CUDA_VISIBLE_DEVICES`` up to the first invalid one, as CUDA reads it.
-
-    Indices are taken as NVML's, which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are
-    alike.
-    """
-    names: list[str] = []
-    for part in (value or "").split(","):
-        name = part.strip()
-        if not name.isdecimal() and not name.startswith(("GPU-", "MIG-")):
-            break
-        names.append(name)
-    return tuple(names)
 
 
 def wanted(
@@ -29,14 +19,14 @@ def wanted(
 ) -> tuple[str, ...]:
     """The names of the devices to meter: as configured, else those the command may use, else
     all (empty)."""
-    return tuple(power) or tuple(engine) or visible(environ.get(CUDA_VARIABLE))
+    return tuple(power) or tuple(engine) or visible_devices(environ.get(CUDA_VARIABLE)) or ()
 
 
 def owned(
     found: Sequence[Device], configured: Sequence[str], cuda_visible: str | None
 ) -> tuple[str, ...]:
     """The ids of the devices that an engine owns, of those found; all where nothing narrows it."""
-    names = tuple(configured) or visible(cuda_visible)
+    names = tuple(configured) or visible_devices(cuda_visible) or ()
     ids = tuple(device.id for device in found if any(is_named(device, name) for name in names))
     return ids or tuple(device.id for device in found)
 

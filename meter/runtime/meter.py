@@ -118,7 +118,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     )
     record = parts.attempt("the record", lambda: _record(settings.record, devices, engine))
     publisher = Publisher(
-        Tariff(**settings.pricing.model_dump()), time.time_ns() - time.monotonic_ns()
+        Tariff(**settings.pricing.model_dump()),
+        start_ns=time.monotonic_ns(),
+        utc_offset_ns=time.time_ns() - time.monotonic_ns(),
     )
     heard: dict[str, int] = {}
     gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
 from meter.config import PowerSettings
+from meter.demo.card_source import CARD_VARIABLE, CardSource
 from meter.model import Event
 from meter.power.errors import PowerError
 from meter.power.estimate import CpuEstimate
@@ -49,4 +52,8 @@ def _candidates(settings: PowerSettings, names: Sequence[str]) -> list[tuple[str
         ("rapl", RaplSource()),
         ("cpu estimate", CpuEstimate(settings.cpu_idle_w, settings.cpu_max_w)),
     ]
-    return {"nvml": nvml, "cpu": cpu, "auto": nvml + cpu}[settings.source]
+    card = os.environ.get(CARD_VARIABLE)
+    simulated: list[tuple[str, PowerSource]] = [
+        ("simulated", CardSource(Path(card) if card else None))
+    ]
+    return {"nvml": nvml, "cpu": cpu, "auto": nvml + cpu, "simulated": simulated}[settings.source]

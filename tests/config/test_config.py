@@ -121,6 +121,7 @@ def test_variables_that_are_no_settings_are_left_alone(monkeypatch):
         ("power: {rate_hz: 1000}", "power.rate_hz"),
         ("power: {source: gpu}", "power.source"),
         ("power: {cpu_idle_w: -1}", "power.cpu_idle_w"),
+        ("power: {cpu_idle_w: 50, cpu_max_w: 40}", "power.cpu_max_w"),
         ("pricing: {pue: 0.9}", "pricing.pue"),
         ("pricing: {pue: .nan}", "pricing.pue"),
         ("pricing: {currency: euro}", "pricing.currency"),

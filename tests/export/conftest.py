@@ -9,7 +9,7 @@ from meter.export.state import Health, State
 
 @pytest.fixture
 def publisher() -> Publisher:
-    return Publisher(TARIFF, utc_offset_ns=1_000 * NS)
+    return Publisher(TARIFF, start_ns=0, utc_offset_ns=1_000 * NS)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def busy_engine(seed, seconds=20):
 def test_counters_never_fall_and_the_accounts_close_at_every_scrape(seed):
     """Whatever happens: aborts, lost steps, a stranger on the GPU."""
     core = Attributor((GPU,), (Engine("0", ("GPU-0",), model="m"),))
-    publisher = Publisher(TARIFF)
+    publisher = Publisher(TARIFF, 0)
     state = None
     registry = make_registry(lambda: state, lambda: 0)
     before: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}

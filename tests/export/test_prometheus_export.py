@@ -119,7 +119,7 @@ def test_before_the_first_state_there_is_nothing():
 
 def test_unknown_prices_are_absent(publisher):
     """Never zero."""
-    free = Publisher(Tariff("EUR"))
+    free = Publisher(Tariff("EUR"), 0)
     free.publish(make_snapshot(0.0, 0.0), [], Health())
     names = {name for name, _ in samples(free.publish(make_snapshot(), [], Health()))}
     assert not {n for n in names if "cost" in n or "price" in n or "facility" in n}
@@ -130,7 +130,7 @@ def test_a_negative_price_is_in_the_credits():
     """The cost counter stays at zero."""
     from decimal import Decimal
 
-    paid = Publisher(Tariff("EUR", Decimal("-0.3")))
+    paid = Publisher(Tariff("EUR", Decimal("-0.3")), 0)
     paid.publish(make_snapshot(0.0, 0.0), [], Health())
     state = paid.publish(make_snapshot(), [], Health())
     assert set(values(state, "joulemeter_cost_total").values()) == {0.0}

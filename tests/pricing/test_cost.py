@@ -92,10 +92,16 @@ def test_compute_without_energy_waits_for_the_next_energy():
     assert sum(costs.charges.values()) == 8
 
 
-def test_nothing_is_charged_before_the_first_settled_moment():
-    """Time before metering began is not paid for."""
-    costs = run(COMPUTE, Snapshot(t_ns=0, settled_ns=None), at(5, decode=1.0))
+def test_hardware_is_paid_from_the_start_of_metering():
+    """Also for the time before anything was settled, and not for the time before metering."""
+    start = Costs(settled_ns=HOUR_NS)
+    unsettled = Snapshot(t_ns=0, settled_ns=None)
+    costs = advance(start, None, unsettled, COMPUTE)
+    assert costs.settled_ns == HOUR_NS
     assert not costs.charges
+    costs = advance(costs, unsettled, at(3, decode=1.0), COMPUTE)
+    assert sum(costs.charges.values()) == 8
+    assert not run(COMPUTE, unsettled, at(5, decode=1.0)).charges
 
 
 def test_without_prices_there_are_no_costs():

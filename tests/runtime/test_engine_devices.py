@@ -3,29 +3,12 @@
 import pytest
 
 from meter.model import Device, Quality
-from meter.runtime.devices import owned, visible, wanted
+from meter.runtime.devices import owned, wanted
 
 FOUND = tuple(
     Device(f"GPU-{letter * 8}", "H100", Quality.MEASURED, index=str(i))
     for i, letter in enumerate("abc")
 )
-
-
-@pytest.mark.parametrize(
-    ("value", "names"),
-    [
-        (None, ()),
-        ("", ()),
-        ("-1", ()),
-        ("0,2", ("0", "2")),
-        (" 1 , GPU-aaaa ", ("1", "GPU-aaaa")),
-        ("0,-1,2", ("0",)),
-        ("MIG-1234", ("MIG-1234",)),
-    ],
-)
-def test_the_variable_is_read_as_cuda_reads_it(value, names):
-    """Up to the first invalid entry."""
-    assert visible(value) == names
 
 
 def test_configured_devices_come_first():

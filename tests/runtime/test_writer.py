@@ -83,7 +83,7 @@ def reading(t):
 
 def make(core, record=None, size=1000, publish_s=0.01):
     inbox = Inbox(size)
-    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, {}, record, publish_s)
+    writer = Writer(inbox, core, Publisher(Tariff("EUR"), 0), Health, {}, record, publish_s)
     return inbox, writer
 
 
@@ -234,7 +234,7 @@ def test_with_the_real_core_every_joule_arrives():
     """A final receipt can be asked for by the client's id until the end and after it."""
     inbox = Inbox()
     core = Attributor((GPU,), (Engine("0", ("GPU-0",), model="m"),))
-    writer = Writer(inbox, core, Publisher(Tariff("EUR")), Health, {}, publish_s=0.01)
+    writer = Writer(inbox, core, Publisher(Tariff("EUR"), 0), Health, {}, publish_s=0.01)
     for event in decoding():
         inbox.push(event)
     writer.start()
