@@ -163,17 +163,20 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
     print(f"{'requests':13} {figures['requests']:14d}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command()
 def demo(
     seconds: Annotated[
         float | None, typer.Option(help="Stop after so many seconds; otherwise with Ctrl-C.")
     ] = None,
+    vllm: Annotated[
+        bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")
+    ] = False,
     port: PortNumber = None,
 ) -> None:
-    """Meter a small embedded engine on a simulated GPU: needs neither GPU nor vLLM."""
+    """Meter an engine under traffic: vLLM on a GPU if both are here, else a simulated one."""
     from meter.demo.demo import main as run_demo
 
-    raise typer.Exit(run_demo(seconds=seconds, port=port))
+    raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port))
 
 
 @config_app.command()

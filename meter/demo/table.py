@@ -80,9 +80,9 @@ def _figures(frame: Frame) -> list[tuple[str, str]]:
     return [
         (power, "power now"),
         (str(summary.get("requests_running", "–")), "requests running"),
-        (f"{kwh * 3.6e6:.3f} J" if kwh else "–", "per output token, 1 min"),
-        (f"{kwh * 1e6:.4f} kWh" if kwh else "–", "per million tokens"),
-        (f"{cost:.2f} {currency}" if cost is not None else "–", "per million tokens"),
+        (f"{kwh * 3.6e6:.3f} J" if kwh else "–", "per output token"),
+        (f"{kwh * 1e6:.4f} kWh" if kwh else "–", "per million"),
+        (f"{cost:.2f} {currency}" if cost is not None else "–", "per million"),
     ]
 
 
@@ -129,12 +129,13 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
 
 
 def _receipts(receipts: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    table.add_column("newest receipts")
-    table.add_column("tenant")
-    for name in ("prompt", "cached", "output", "energy", "± (k=1)", "J/token", "cost"):
-        table.add_column(name, justify="right")
-    table.add_column("end")
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("newest receipts", no_wrap=True, min_width=17)
+    table.add_column("tenant", no_wrap=True)
+    currency = next((r["cost"]["currency"] for r in receipts if r.get("cost")), "")
+    names = ("prompt", "cached", "output", "energy", "±", "J/token", f"cost µ{currency}", "end")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for receipt in receipts:
         table.add_row(*_receipt_row(receipt))
     return table
@@ -142,6 +143,7 @@ def _receipts(receipts: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _receipt_row(receipt: Mapping[str, Any]) -> list[str]:
     energy_j, output = receipt["energy_j"], receipt["completion_tokens"]
+    doubt = receipt["uncertainty_j"] / energy_j if energy_j else 0.0
     cost = receipt.get("cost") or {}
     return [
         receipt["id"],
@@ -150,9 +152,9 @@ def _receipt_row(receipt: Mapping[str, Any]) -> list[str]:
         _count(receipt["cached_tokens"]),
         _count(output),
         joules(energy_j),
-        joules(receipt["uncertainty_j"]),
+        f"{100 * doubt:.1f} %",
         f"{energy_j / output:.3f}" if output else "–",
-        f"{float(cost['amount']) * 1e6:,.1f} µ{cost['currency']}" if cost else "–",
+        f"{float(cost['amount']) * 1e6:,.1f}" if cost else "–",
         receipt["reason"] or "–",
     ]
 
@@ -166,11 +168,21 @@ def _footer(frame: Frame) -> RenderableType:
 
 
 def joules(energy_j: float) -> str:
-    """Joules to four digits with a fitting prefix."""
+    """Joules to three or four digits with a fitting prefix."""
     for factor, prefix in ((1e6, "M"), (1e3, "k"), (1.0, "")):
         if abs(energy_j) >= factor:
-            return f"{energy_j / factor:.4g} {prefix}J"
-    return f"{energy_j * 1e3:.3g} mJ" if energy_j else "0 J"
+            return f"{_digits(energy_j / factor)} {prefix}J"
+    return f"{_digits(energy_j * 1e3)} mJ" if energy_j else "0 J"
+
+
+def _digits(value: float) -> str:
+    return (
+        f"{value:.2f}"
+        if abs(value) < 10
+        else f"{value:.1f}"
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )
 
 
 def _count(value: int | None) -> str:

@@ -49,7 +49,7 @@ class Profile:
 
 #: For the simulated 8B model on one H100: quiet, nothing, lively, busy, nearly nothing.
 H100 = Profile(
-    (Stretch(4, 5), Stretch(2.5, 0), Stretch(7, 12), Stretch(6, 24), Stretch(4, 1.5), Stretch(2, 0))
+    (Stretch(4, 5), Stretch(2.5, 0), Stretch(7, 14), Stretch(6, 34), Stretch(4, 1.5), Stretch(2, 0))
 )
 #: For a small model on a real GPU, with a context of 4096 tokens.
 GPU = Profile(H100.rhythm, words=0.4)
