@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
 DATASOURCE = common_model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+AUTO = "__auto"
 NO_TRAFFIC = "No traffic"
 BLIND = "Meter blind"
 SILENT = f"{NO_TRAFFIC}; or, if Meter says so above, meter blind"
@@ -34,7 +35,7 @@ class Query:
     """One question to Prometheus and the name of its answer in the legend."""
 
     expr: str
-    legend: str = "__auto"
+    legend: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ def stat_panel(
         .graph_mode(common_model.BigValueGraphMode.NONE)
         .color_mode(common_model.BigValueColorMode.VALUE)
         .text_mode(
-            common_model.BigValueTextMode.AUTO
-            if len(queries) == 1
-            else common_model.BigValueTextMode.VALUE_AND_NAME
+            common_model.BigValueTextMode.VALUE_AND_NAME
+            if any(query.legend != AUTO for query in queries)
+            else common_model.BigValueTextMode.VALUE
         )
         .reduce_options(common.ReduceDataOptions().calcs(["last"]).values(False))
         .no_value(BLIND)

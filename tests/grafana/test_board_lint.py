@@ -134,6 +134,9 @@ def test_a_figure_never_hides_that_it_is_missing(panel) -> None:
     assert nan["match"] == "nan"
     assert nan["result"]["text"].startswith(("No traffic", "No energy", "No price"))
     assert all(query["instant"] for query in panel["targets"])
+    # A name in the legend (the currency, with or without idle) is part of the figure.
+    named = any(query["legendFormat"] != "__auto" for query in panel["targets"])
+    assert panel["options"]["textMode"] == ("value_and_name" if named else "value")
 
 
 @each_target
