@@ -91,7 +91,7 @@ def asks(count: int, model: str, seed: int) -> list[Ask]:
 def warm_up(count: int, model: str, seed: int) -> list[Ask]:
     """Varied plain requests that teach the hook's clock (and the meter) this machine."""
     rng = random.Random(seed)
-    makers = (_tokens, _chat_stream, _long, _chat_whole)
+    makers = (_tokens, _shared_prefix, _long, _chat_stream, _shared_prefix, _chat_whole)
     return [_for_model(makers[i % len(makers)](rng), model) for i in range(count)]
 
 
