@@ -109,9 +109,15 @@ def _run(
         "log_level": log_level,
     }
     settings = _settings(config, flags)
+    from meter.runtime.child import block_signals
+
+    # Before numpy is imported: its threads would take the signals that we wait for.
+    mask = block_signals()
     from meter.runtime.run import run as run_command
 
-    raise typer.Exit(run_command(command, settings))
+    # After TRACE a "--" is still there.
+    words = command[1:] if command[0] == "--" else command
+    raise typer.Exit(run_command(words, settings, mask))
 
 
 @app.command()

@@ -32,7 +32,7 @@ class Publisher:
         self._costs = Costs(settled_ns=start_ns)
         self._curve = EnergyCurve()
         self._curve.add(start_ns, 0.0)
-        self._ring = Ring()
+        self._ring = Ring(start_ns)
         self._store = ReceiptStore()
         self._models = Interner()
         self._tenants = Interner()

@@ -51,11 +51,14 @@ class WindowFigure(NamedTuple):
 
 
 class Ring:
-    """Past totals, one a second for an hour; its figures are made anew at each snapshot."""
+    """Past totals, one a second for an hour; its figures are made anew at each snapshot.
 
-    def __init__(self) -> None:
-        self._t_ns: list[int] = []
-        self._totals: list[ByModel] = []
+    Everything is zero at ``start_ns``, when metering begins.
+    """
+
+    def __init__(self, start_ns: int) -> None:
+        self._t_ns = [start_ns]
+        self._totals: list[ByModel] = [{}]
 
     def add(self, snapshot: Snapshot, costs: Costs) -> tuple[WindowFigure, ...]:
         """Remember a snapshot, and return the figures of every window that ends with it."""
@@ -63,7 +66,7 @@ class Ring:
         if now_ns is None:
             return ()
         totals = _totals(snapshot, costs)
-        if not self._t_ns or now_ns - self._t_ns[-1] >= NS:
+        if now_ns - self._t_ns[-1] >= NS:
             self._t_ns.append(now_ns)
             self._totals.append(totals)
             self._forget(now_ns - max(WINDOWS_S.values()) * NS)

@@ -9,21 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
 from meter.config import Settings
 from meter.export import SET_ASIDE
-from meter.runtime.child import Child, CommandError, block_signals
+from meter.runtime.child import Child, CommandError
 from meter.runtime.lines import first_line, last_line
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
 
 
-def run(command: Sequence[str], settings: Settings) -> int:
-    """Run ``command`` under the meter; returns its exit code (128 + n where signal n ended it)."""
-    mask = block_signals()
+def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
+    """Run ``command`` under the meter; returns its exit code (128 + n where signal n ended it).
+
+    ``mask``: the signals that the command has blocked, as ``block_signals`` gave them. That must
+    have been called before this module was imported, for numpy starts threads.
+    """
     configure_logs(settings.log_level)
     environ = {**os.environ, **SET_ASIDE}
     meter = _guarded_build(settings, environ)

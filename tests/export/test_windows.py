@@ -17,7 +17,7 @@ def figure(figures, **wanted):
 
 def test_energy_per_token_is_of_the_window_alone():
     """What was before the window does not count."""
-    ring = Ring()
+    ring = Ring(0)
     for second in range(200):
         scale = second if second <= 100 else 100 + (second - 100) * 3
         figures = ring.add(make_snapshot(float(second), float(scale)), Costs())
@@ -32,7 +32,7 @@ def test_energy_per_token_is_of_the_window_alone():
 
 def test_the_window_starts_a_minute_before_the_watermark():
     """A change of pace shows in the minute at once and in the hour hardly."""
-    ring = Ring()
+    ring = Ring(0)
     energy = tokens = 0.0
     for second in range(3700):
         energy += 10.0 if second < 3640 else 40.0
@@ -51,7 +51,7 @@ def test_the_window_starts_a_minute_before_the_watermark():
 
 def test_idle_is_spread_over_the_tokens_only_where_asked():
     """``with`` has it, ``without`` has not."""
-    ring = Ring()
+    ring = Ring(0)
     ring.add(make_snapshot(0.0, 0.0), Costs())
     figures = ring.add(make_snapshot(30.0), Costs())
     without = figure(figures, window="1m", token_type="total", idle="without")
@@ -62,7 +62,7 @@ def test_idle_is_spread_over_the_tokens_only_where_asked():
 
 def test_idle_of_an_engine_without_a_model_goes_to_its_models():
     """In proportion to what was attributed to them; all of it, once."""
-    ring = Ring()
+    ring = Ring(0)
     accounts = {
         key(Account.DECODE, "0", "a"): 300.0,
         key(Account.DECODE, "0", "b"): 100.0,
@@ -79,19 +79,29 @@ def test_idle_of_an_engine_without_a_model_goes_to_its_models():
 
 def test_without_tokens_there_is_no_figure():
     """Absent, not infinite and not zero."""
-    ring = Ring()
-    ring.add(make_snapshot(0.0), Costs())
-    assert ring.add(make_snapshot(30.0), Costs()) == ()
+    ring = Ring(0)
+    ring.add(make_snapshot(10.0), Costs())
+    for later in range(11, 75):
+        ring.add(make_snapshot(float(later)), Costs())
+    assert not [f for f in ring.add(make_snapshot(75.0), Costs()) if f.window == "1m"]
+    assert Ring(0).add(make_snapshot(30.0, tokens={}), Costs()) == ()
+
+
+def test_the_first_settled_moment_has_figures():
+    """Of all since metering began."""
+    figures = Ring(0).add(make_snapshot(5.0), Costs())
+    minute = figure(figures, window="1m", token_type="output", idle="without")
+    assert minute.kwh_per_token == pytest.approx(float(kwh(360.0 / 120.0)))
 
 
 def test_nothing_is_shown_before_anything_is_settled():
     """A snapshot without a watermark has no window."""
-    assert Ring().add(make_snapshot(settled_ns=None), Costs()) == ()
+    assert Ring(0).add(make_snapshot(settled_ns=None), Costs()) == ()
 
 
 def test_the_ring_is_bounded():
     """An hour at one entry a second, however often it is fed."""
-    ring = Ring()
+    ring = Ring(0)
     for tenth in range(0, 72_000, 5):
         ring.add(make_snapshot(settled_ns=tenth * NS // 10), Costs())
     assert len(ring._t_ns) <= 3602

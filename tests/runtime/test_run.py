@@ -1,0 +1,257 @@
+"""``joulemeter run`` as a process: an engine on the wire, the simulated card, the HTTP port."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from meter.demo.card import Card, CardSpec
+from meter.demo.nvml_build import NoCompilerError, build
+from meter.trace import read_trace
+
+ENGINE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+UUID = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The fake NVML, compiled once."""
+    try:
+        return build(tmp_path_factory.mktemp("nvml"))
+    except NoCompilerError as error:
+        assert not os.environ.get("CI"), error
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def card(tmp_path):
+    """One simulated H100, drawing nothing yet; gives its control file."""
+    path = tmp_path / "card"
+    Card.create(path, [CardSpec(UUID, "NVIDIA H100 80GB HBM3")])
+    return path
+
+
+class Run:
+    """A started ``joulemeter``; its stderr is read all the while."""
+
+    def __init__(self, *words, environ=(), command="run"):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "meter.cli", command, *map(str, words)],
+            env={**clean, **dict(environ)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines = []
+        self.url = None
+        self._started = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            found = re.search(r"^joulemeter: .*(http://\S+)", line)
+            if found:
+                self.url = found.group(1)
+                self._started.set()
+        self._started.set()
+
+    def started(self):
+        """Wait for the first line; the address."""
+        assert self._started.wait(60), self.lines
+        assert self.url, self.lines
+        return self.url
+
+    def end(self):
+        """Wait for the end; exit code and stdout."""
+        out = self.process.stdout.read()
+        code = self.process.wait(60)
+        self._reader.join(60)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code, out
+
+
+@pytest.fixture
+def start():
+    """Starts ``joulemeter``; whatever still runs at the end of the test is ended."""
+    runs = []
+
+    def begin(*words, **options):
+        runs.append(Run(*words, **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.send_signal(signal.SIGTERM)
+            run.end()
+
+
+@pytest.fixture
+def metered(start, library, card):
+    """Starts it on the simulated card and a free port."""
+
+    def begin(*words, environ=(), **options):
+        environ = {"JOULEMETER_FAKE_NVML": str(card), **dict(environ)}
+        where = ("--port", 0, "--nvml-library", library)
+        return start(*where, *words, environ=environ, **options)
+
+    return begin
+
+
+def poll(url, wanted, path="/v1/summary"):
+    """Ask until the answer is as wanted; each answer is a new state, so nothing is waited for."""
+    pause = threading.Event()
+    for _ in range(600):
+        answer = httpx.get(url + path, trust_env=False)
+        if answer.status_code == 200 and wanted(answer.json()):
+            return answer.json()
+        pause.wait(0.05)
+    raise AssertionError(f"never came: {answer.text}")
+
+
+def closes(summary):
+    """measured = all accounts + pending."""
+    parts = ("attributed_j", "idle_j", "startup_j", "unattributed_j", "pending_j")
+    return sum(summary[part] for part in parts) == pytest.approx(summary["measured_j"], rel=1e-9)
+
+
+def test_a_whole_run(metered, tmp_path):
+    """Every joule in an account, receipts while it runs, a trace, a last line, its exit code."""
+    trace = tmp_path / "trace.jsonl.gz"
+    config = tmp_path / "meter.yaml"
+    config.write_text("pricing: {electricity_price_per_kwh: 0.3, hardware_price_per_hour: 2}")
+    run = metered("--record", trace, "--config", config, "--", *ENGINE, 6, 3)
+    url = run.started()
+    summary = poll(url, lambda s: s["receipts_closed"] >= 4 and closes(s))
+    assert summary["quality"] == "simulated"
+    assert summary["attributed_j"] > 0
+    receipt = poll(url, lambda r: r["final"], "/v1/receipts/cmpl-e0")
+    assert receipt["id"] == "cmpl-e0-0"
+    assert (receipt["prompt_tokens"], receipt["cached_tokens"]) == (50, 16)
+    assert receipt["completion_tokens"] == 10
+    assert receipt["tenant"] == "acme"
+    assert receipt["model"] == "tiny"
+    assert receipt["energy_j"] > 0
+    assert receipt["boundary"] == "gpu"
+    assert set(receipt["cost"]["components"]) == {"electricity", "compute"}
+    recent = httpx.get(url + "/v1/receipts?limit=2", trust_env=False).json()["receipts"]
+    assert len(recent) == 2
+    metrics = httpx.get(url + "/metrics", trust_env=False).text
+    assert f'joulemeter_gpu_energy_joules_total{{gpu="0",gpu_uuid="{UUID}"' in metrics
+    assert 'joulemeter_kwh_per_token{idle="without",model_name="tiny"' in metrics
+    assert httpx.get(url + "/readyz", trust_env=False).status_code == 200
+    code, _ = run.end()
+    assert code == 3
+    assert re.match(r"joulemeter: .*J simulated = .* attributed \+ .* requests", run.lines[-1])
+    assert len(run.lines) == 2, run.lines
+    events = read_trace(trace)
+    assert not events.bad_lines
+    assert [device.id for device in events.devices] == [UUID]
+    replayed = replay(trace)
+    assert replayed["conservation_error_j"] == pytest.approx(0, abs=1e-6)
+    assert replayed["pending_j"] == 0
+
+
+def replay(trace):
+    """The summary of an online replay."""
+    words = [sys.executable, "-m", "meter.cli", "replay", str(trace), "--calibration", "online"]
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_record_is_run_with_a_trace(metered, tmp_path):
+    """``joulemeter record TRACE -- CMD``."""
+    trace = tmp_path / "trace.jsonl"
+    run = metered(trace, "--", *ENGINE, 0.3, 0, command="record")
+    assert run.end()[0] == 0
+    kinds = {type(event).__name__ for event in read_trace(trace).events}
+    assert {"Reading", "Step", "RequestOpened", "RequestClosed", "EngineEvent"} <= kinds
+
+
+def test_a_signal_ends_the_engine_and_then_the_meter(metered):
+    """The last line still comes, and the code says which signal."""
+    run = metered("--", "sleep", 600)
+    run.started()
+    run.process.send_signal(signal.SIGTERM)
+    code, _ = run.end()
+    assert code == 128 + signal.SIGTERM
+    assert run.lines[-1].startswith("joulemeter: ")
+
+
+def test_a_taken_port_does_not_stop_the_engine(metered):
+    """It is said with its remedy, and metering goes on without the port."""
+    first = metered("--", "sleep", 600)
+    number = first.started().rsplit(":", 1)[1]
+    second = metered("--port", number, "--", "sh", "-c", "echo served; exit 5")
+    code, out = second.end()
+    assert (code, out) == (5, "served\n")
+    assert any("choose another port" in line for line in second.lines)
+    assert second.lines[-1].startswith("joulemeter: ")
+    first.process.send_signal(signal.SIGTERM)
+    first.end()
+
+
+def test_without_nvml_the_engine_runs_all_the_same(start, tmp_path):
+    """A library that is not there is named; ``auto`` falls back on the CPU, loudly."""
+    nothing = tmp_path / "libnvidia-ml.so.1"
+    words = ("--port", 0, "--nvml-library", nothing)
+    run = start(*words, "--source", "nvml", "--", "sh", "-c", "exit 4")
+    assert run.end()[0] == 4
+    assert any("libnvidia-ml.so.1" in line for line in run.lines)
+    run = start(*words, "--", "sh", "-c", "exit 6")
+    assert run.end()[0] == 6
+    assert any("nvml" in line for line in run.lines)
+    assert "metering" in " ".join(run.lines)
+
+
+def test_a_trace_that_cannot_be_written_does_not_stop_the_engine(metered, tmp_path):
+    """It is said once."""
+    run = metered("--record", tmp_path / "no" / "trace", "--", "sh", "-c", "exit 7")
+    assert run.end()[0] == 7
+    assert len([line for line in run.lines if "the record" in line]) == 1
+
+
+def test_a_meter_that_breaks_does_not_stop_the_engine(metered, tmp_path):
+    """Not even where its own code fails at the start."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import meter.runtime.writer as w\n"
+        "def broken(*a, **k): raise RuntimeError('boom')\n"
+        "w.Writer.__init__ = broken\n"
+    )
+    run = metered("--", "sh", "-c", "exit 8", environ={"PYTHONPATH": str(tmp_path)})
+    assert run.end()[0] == 8
+    assert any("the engine runs all the same" in line for line in run.lines)
+
+
+def test_a_command_that_does_not_exist_gives_127(metered):
+    """And is named."""
+    run = metered("--", "no-such-server")
+    assert run.end()[0] == 127
+    assert any("no-such-server: command not found" in line for line in run.lines)
+
+
+def test_the_engines_environment(metered):
+    """The plugin's folder before what was on PYTHONPATH, and what vLLM wants of Prometheus."""
+    run = metered(
+        *("--", sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))"),
+        environ={"PYTHONPATH": "/mine", "PROMETHEUS_MULTIPROC_DIR": "/theirs"},
+    )
+    code, out = run.end()
+    environ = json.loads(out)
+    first, *others = environ["PYTHONPATH"].split(os.pathsep)
+    assert code == 0
+    assert others == ["/mine"]
+    assert first.endswith("beside")
+    assert environ["PROMETHEUS_MULTIPROC_DIR"] == "/theirs"
+    assert not Path(environ["JOULEMETER_SOCKET"]).parent.exists()
