@@ -26,9 +26,9 @@ from typing import Any
 import httpx
 import psutil
 from load import Answer, asks, drive, warm_up, waves_of
-from meter.demo.nvml_build import build
 
 from meter.demo import card as card_module
+from meter.demo.nvml_build import build
 
 HERE = Path(__file__).parent
 MODEL = "smollm2"
@@ -68,8 +68,10 @@ class Run:
         return self.folder / "hook.jsonl"
 
     @property
-    def output(self) -> str:
-        return (self.folder / "server.log").read_text(encoding="utf-8", errors="replace")
+    def last_words(self) -> str:
+        """The end of what the server and the sidecar said."""
+        log = self.folder / "server.log"
+        return log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
 
 def environment() -> Path | None:
@@ -106,6 +108,9 @@ def run_all(vllm: Path, folder: Path) -> Run:
         process.send_signal(signal.SIGTERM)
         run.exit_code = process.wait(_STOP_S)
         run.left_behind = _still_there(family)
+    except BaseException as error:
+        error.add_note(run.last_words)
+        raise
     finally:
         _end(process)
         run.stopped_ns = time.monotonic_ns()
