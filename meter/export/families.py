@@ -211,10 +211,7 @@ def window_families(state: State) -> Iterator[Metric]:
         "Energy per token over a trailing window, for display; idle energy spread over the tokens "
         "(with) or left out (without).",
         labels,
-        (
-            ((state.model_label(f.model), f.token_type, f.idle, f.window), f.kwh_per_token)
-            for f in state.windows
-        ),
+        (((f.model, f.token_type, f.idle, f.window), f.kwh_per_token) for f in state.windows),
     )
     priced = [f for f in state.windows if f.cost_per_million_tokens is not None]
     if priced:
@@ -225,7 +222,7 @@ def window_families(state: State) -> Iterator[Metric]:
             labels,
             (
                 (
-                    (state.model_label(f.model), f.token_type, f.idle, f.window),
+                    (f.model, f.token_type, f.idle, f.window),
                     f.cost_per_million_tokens or 0.0,
                 )
                 for f in priced

@@ -32,10 +32,10 @@ class Publisher:
         self._costs = Costs(settled_ns=start_ns)
         self._curve = EnergyCurve()
         self._curve.add(start_ns, 0.0)
-        self._ring = Ring(start_ns)
         self._store = ReceiptStore()
         self._models = Interner()
         self._tenants = Interner()
+        self._ring = Ring(start_ns, self._models.label)
         self._request_energy: dict[ModelEngine, Histogram] = {}
         self._token_energy: dict[ModelEngine, Histogram] = {}
 

@@ -6,6 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from meter.model import Receipt, worst
@@ -154,8 +155,14 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
 
 
 def _cost_json(cost: Cost | None) -> dict[str, Any] | None:
-    """Money as decimal strings, so that nothing is lost on the way."""
+    """The amount is the sum of the components as they are written."""
     if cost is None:
         return None
-    components = {str(name): f"{amount:f}" for name, amount in cost.components.items()}
-    return {"amount": f"{cost.amount:f}", "currency": cost.currency, "components": components}
+    components = {str(name): money(amount) for name, amount in cost.components.items()}
+    amount = sum(map(Decimal, components.values()), Decimal(0))
+    return {"amount": f"{amount:f}", "currency": cost.currency, "components": components}
+
+
+def money(amount: Decimal) -> str:
+    """Money as a decimal string with twelve digits after the point: a request may cost 1e-6."""
+    return f"{amount:.12f}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from meter import __version__
+from meter.export.receipts import money
 from meter.export.state import State
 from meter.model import Account, DeviceState, Snapshot, worst
 from meter.pricing import Costs
@@ -24,7 +26,7 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         "engines": [
             {"engine": e.id, "model": e.model, "devices": list(e.devices)} for e in snapshot.engines
         ],
-        "per_token": [{**f._asdict(), "model": state.model_label(f.model)} for f in state.windows],
+        "per_token": [f._asdict() for f in state.windows],
         "cost": _cost(state.costs, state.tariff.currency),
         "settled_lag_s": _lag_s(snapshot, now_ns),
         "health": {
@@ -92,13 +94,13 @@ def _cost(costs: Costs, currency: str) -> dict[str, Any] | None:
     """Sums by component as decimal strings; ``None`` where no price is known."""
     if not costs.charges and not costs.credits:
         return None
-    sums: dict[str, Any] = {}
+    sums: dict[str, Decimal] = {}
     for key, amount in costs.charges.items():
-        sums[key.component.value] = sums.get(key.component.value, 0) + amount
+        sums[key.component.value] = sums.get(key.component.value, Decimal(0)) + amount
     return {
         "currency": currency,
-        "components": {name: f"{amount:f}" for name, amount in sums.items()},
-        "credits": f"{sum(costs.credits.values()):f}",
+        "components": {name: money(amount) for name, amount in sums.items()},
+        "credits": money(sum(costs.credits.values(), Decimal(0))),
     }
 
 

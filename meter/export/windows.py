@@ -8,14 +8,15 @@ engine's models in proportion to what was attributed to them in the window.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from meter.model import Account, Snapshot
 from meter.pricing import Costs, kwh
 
-WINDOWS_S = {"1m": 60, "1h": 3600}
 NS = 1_000_000_000
+# How long each window is, and how finely its past is kept (s).
+WINDOWS_S = {"1m": (60, 1), "1h": (3600, 15)}
 _ATTRIBUTED = (Account.PREFILL, Account.DECODE, Account.RECOMPUTE)
 
 
@@ -36,6 +37,7 @@ class Totals(NamedTuple):
         return Totals(*(mine - yours for mine, yours in zip(self, other, strict=True)))
 
 
+_ZERO = Totals()
 ByModel = Mapping[tuple[str, str], Totals]
 
 
@@ -51,48 +53,63 @@ class WindowFigure(NamedTuple):
 
 
 class Ring:
-    """Past totals, one a second for an hour; its figures are made anew at each snapshot.
+    """Past totals for every window; its figures are made anew at each snapshot.
 
-    Everything is zero at ``start_ns``, when metering begins.
+    Everything is zero at ``start_ns``, when metering begins. Memory is bounded: by the windows'
+    steps, and by ``label``, which maps models to at most so many names.
     """
 
-    def __init__(self, start_ns: int) -> None:
-        self._t_ns = [start_ns]
-        self._totals: list[ByModel] = [{}]
+    def __init__(self, start_ns: int, label: Callable[[str], str] = str) -> None:
+        self._label = label
+        self._pasts = {
+            window: _Past(length_s * NS, step_s * NS, start_ns)
+            for window, (length_s, step_s) in WINDOWS_S.items()
+        }
 
     def add(self, snapshot: Snapshot, costs: Costs) -> tuple[WindowFigure, ...]:
         """Remember a snapshot, and return the figures of every window that ends with it."""
         now_ns = snapshot.settled_ns
         if now_ns is None:
             return ()
-        totals = _totals(snapshot, costs)
-        if now_ns - self._t_ns[-1] >= NS:
-            self._t_ns.append(now_ns)
-            self._totals.append(totals)
-            self._forget(now_ns - max(WINDOWS_S.values()) * NS)
+        totals = _totals(snapshot, costs, self._label)
         priced = bool(costs.charges or costs.credits)
         return tuple(
             figure
-            for window, length_s in WINDOWS_S.items()
-            for figure in _figures(window, self._since(now_ns - length_s * NS, totals), priced)
+            for window, past in self._pasts.items()
+            for figure in _figures(window, past.move(now_ns, totals), priced)
         )
 
-    def _forget(self, before_ns: int) -> None:
-        """Drop what no window needs: all but the last entry at or before ``before_ns``."""
-        keep = max(0, bisect_right(self._t_ns, before_ns) - 1)
-        del self._t_ns[:keep], self._totals[:keep]
 
-    def _since(self, from_ns: int, now: ByModel) -> ByModel:
-        """What was added since ``from_ns``, or since the oldest entry where that is younger."""
-        was = self._totals[max(0, bisect_right(self._t_ns, from_ns) - 1)]
-        return {key: total.minus(was.get(key, Totals())) for key, total in now.items()}
+class _Past:
+    """Totals at least ``step_ns`` apart, as far back as ``length_ns`` needs."""
+
+    def __init__(self, length_ns: int, step_ns: int, start_ns: int) -> None:
+        self._length_ns = length_ns
+        self._step_ns = step_ns
+        self._t_ns = [start_ns]
+        self._totals: list[ByModel] = [{}]
+
+    def __len__(self) -> int:
+        return len(self._t_ns)
+
+    def move(self, now_ns: int, now: ByModel) -> ByModel:
+        """What was added in the window that ends now (in all of the past where that is shorter)."""
+        if now_ns - self._t_ns[-1] >= self._step_ns:
+            self._t_ns.append(now_ns)
+            self._totals.append(now)
+        # The last entry at or before the window's start is where it starts; older ones can go.
+        start = max(0, bisect_right(self._t_ns, now_ns - self._length_ns) - 1)
+        del self._t_ns[:start], self._totals[:start]
+        was = self._totals[0]
+        return {key: total.minus(was.get(key, _ZERO)) for key, total in now.items()}
 
 
-def _totals(snapshot: Snapshot, costs: Costs) -> ByModel:
+def _totals(snapshot: Snapshot, costs: Costs, label: Callable[[str], str]) -> ByModel:
     sums: dict[tuple[str, str], Totals] = {}
 
     def add(engine: str, model: str, part: Totals) -> None:
-        sums[engine, model] = sums.get((engine, model), Totals()).plus(part)
+        key = (engine, label(model))
+        sums[key] = sums.get(key, _ZERO).plus(part)
 
     for account, energy_j in snapshot.accounts.items():
         if account.account in _ATTRIBUTED:
@@ -139,17 +156,16 @@ def _figures(window: str, since: ByModel, priced: bool) -> Iterator[WindowFigure
 
 def _by_model(since: ByModel) -> dict[str, Totals]:
     """Sums over engines, each engine's nameless idle spread over its models."""
+    attributed_j: dict[str, float] = {}
+    for (engine, model), total in since.items():
+        if model:
+            attributed_j[engine] = attributed_j.get(engine, 0.0) + total.attributed_j
     models: dict[str, Totals] = {}
     for (engine, model), total in since.items():
         if model:
-            part = _share_of_idle(since, engine, model)
-            nameless = since.get((engine, ""), Totals())
+            every_j = attributed_j[engine]
+            part = total.attributed_j / every_j if every_j > 0 else 0.0
+            nameless = since.get((engine, ""), _ZERO)
             idle = Totals(idle_j=nameless.idle_j * part, idle_cost=nameless.idle_cost * part)
-            models[model] = models.get(model, Totals()).plus(total).plus(idle)
+            models[model] = models.get(model, _ZERO).plus(total).plus(idle)
     return models
-
-
-def _share_of_idle(since: ByModel, engine: str, model: str) -> float:
-    mine = since[engine, model].attributed_j
-    every = sum(total.attributed_j for (e, m), total in since.items() if e == engine and m)
-    return mine / every if every > 0 else 0.0
