@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pynvml
+import structlog
 
 from meter.model import Device, Quality, Reading
 from meter.power.errors import (
@@ -38,6 +40,23 @@ class _Handle:
     handle: Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A GPU that NVML counts: what is known of it, and why it cannot be metered (if so)."""
+
+    index: str
+    held: _Handle | None
+    problem: PowerError | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.index} ({self.held.device.id if self.held else 'unreadable'})"
+
+    def is_named(self, name: str) -> bool:
+        uuid = self.held.device.id if self.held else ""
+        return name == self.index or (name.startswith("GPU-") and uuid.startswith(name))
+
+
 class NvmlSource:
     """The GPUs of this host, or those named in ``devices``.
 
@@ -54,42 +73,54 @@ class NvmlSource:
         self._open = False
 
     def open(self) -> Sequence[Device]:
-        """Start NVML and find the devices; raises ``PowerError`` (see ``errors``)."""
+        """Start NVML and find the devices; raises ``PowerError`` (see ``errors``).
+
+        A GPU that was asked for must be readable. Where all are meant, one that is not (a display
+        adapter without the counter, a lost board) is left out, with a warning.
+        """
         quality = _start(self._library)
         self._open = True
         try:
-            found = [_describe(index, quality) for index in range(_call("count", _count))]
-            self._handles = tuple(_choose(found, self._wanted))
-            for held in self._handles:
-                _energy_mj(held.handle)
+            self._handles = _select(_examine(quality), self._wanted)
         except PowerError:
             self.close()
             raise
         return [held.device for held in self._handles]
 
     def read(self) -> Sequence[Reading]:
+        """One reading of each device; one that fails has no energy and says why."""
         return [_read(held) for held in self._handles]
 
     def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._handles = ()
+        """Let NVML go, and a library of our own with it."""
+        if not self._open:
+            return
+        self._open = False
+        self._handles = ()
+        with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+        if self._library is not None:
+            _use_library(None)
 
 
 def devices_of(pids: Iterable[int]) -> list[str]:
     """UUIDs of the GPUs on which these processes compute (``nvidia-smi --query-compute-apps``).
 
-    NVML must be open. Asked once when an engine is found, never in the loop: listing processes
-    takes milliseconds and holds the driver's lock. In a container the PIDs must be the host's.
+    Asked once when an engine is found, never in the loop: listing processes takes milliseconds and
+    holds the driver's lock. Uses the library of the open ``NvmlSource``. In a container the PIDs
+    must be the host's. A GPU that does not list its processes is left out.
     """
     wanted = set(pids)
     found = []
-    for index in range(_call("count", _count)):
-        handle = _call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
-        running = _call("processes", pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
-        if wanted & {process.pid for process in running}:
-            found.append(_call("uuid", pynvml.nvmlDeviceGetUUID, handle))
+    _call("start", pynvml.nvmlInit)  # NVML counts its users: ours is one more
+    try:
+        for index in range(_call("count", _count)):
+            handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+            running = handle and _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+            if wanted & {process.pid for process in running or ()}:
+                found.append(str(_call("UUID", pynvml.nvmlDeviceGetUUID, handle)))
+    finally:
+        pynvml.nvmlShutdown()
     return found
 
 
@@ -110,17 +141,27 @@ def _start(library: str | None) -> Quality:
     """Load and start NVML; a library that calls itself simulated makes all its figures so."""
     if library is not None:
         try:
-            pynvml.nvmlLib = ctypes.CDLL(library)
+            _use_library(ctypes.CDLL(library))
         except OSError as error:
             raise LibraryMissingError(
                 f"power.nvml_library {library!r} cannot be loaded: {error}"
             ) from error
-        pynvml._nvmlGetFunctionPointer_cache.clear()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
+        if library is not None:
+            _use_library(None)
         raise nvml_error("nvmlInit", error) from error
     return Quality.SIMULATED if hasattr(pynvml.nvmlLib, _SIMULATED) else Quality.MEASURED
+
+
+def _use_library(library: ctypes.CDLL | None) -> None:
+    """Give pynvml its library (``None``: it looks for the system's) before NVML starts.
+
+    It keeps the functions it has looked up: those of the library before must go.
+    """
+    pynvml.nvmlLib = library
+    pynvml._nvmlGetFunctionPointer_cache.clear()
 
 
 def _count() -> int:
@@ -143,7 +184,23 @@ def _optional(function: Any, *arguments: Any) -> Any:
         return None
 
 
+def _examine(quality: Quality) -> list[_Found]:
+    """Every GPU of the host, in NVML's order, with what is wrong with it."""
+    found = []
+    for index in range(_call("count", _count)):
+        held = None
+        try:
+            held = _describe(index, quality)
+            _energy_mj(held.handle)
+        except PowerError as error:
+            found.append(_Found(str(index), held, error))
+        else:
+            found.append(_Found(str(index), held, None))
+    return found
+
+
 def _describe(index: int, quality: Quality) -> _Handle:
+    """``nvidia-smi --query-gpu=index,uuid,name,enforced.power.limit,clocks.max.memory``."""
     handle = _call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
     limit_mw = _optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     device = Device(
@@ -164,29 +221,30 @@ def _bandwidth(handle: Any) -> float | None:
     return 2e6 * clock_mhz * bits / 8 if clock_mhz and bits else None
 
 
-def _choose(found: Sequence[_Handle], wanted: Sequence[str]) -> list[_Handle]:
-    """The devices that were asked for, in that order; all where nothing was asked."""
+def _select(found: Sequence[_Found], wanted: Sequence[str]) -> tuple[_Handle, ...]:
+    """The devices that were asked for, in that order; all that can be read where none was."""
     if not found:
         raise NoDeviceError("NVML works, but there is no GPU: see `nvidia-smi -L`")
-    if not wanted:
-        return list(found)
-    return [_match(name, found) for name in dict.fromkeys(wanted)]
+    chosen = [_match(name, found) for name in wanted] or found
+    usable = [one.held for one in chosen if one.held is not None and one.problem is None]
+    problems = [one.problem for one in chosen if one.problem is not None]
+    if problems and (wanted or not usable):
+        raise problems[0]
+    for problem in problems:
+        structlog.get_logger("joulemeter.power").warning("gpu_left_out", reason=str(problem))
+    return tuple({held.device.id: held for held in usable}.values())
 
 
-def _match(name: str, found: Sequence[_Handle]) -> _Handle:
+def _match(name: str, found: Sequence[_Found]) -> _Found:
+    """The one GPU of this name: its index, its UUID, or the beginning of that."""
     if name.startswith("MIG-"):
         raise UnsupportedError(
             f"device {name!r} is a MIG instance: only the whole board has an energy counter; "
             "name the GPU by its index or its GPU- UUID"
         )
-    matches = [
-        held
-        for held in found
-        if name == held.device.index
-        or (name.startswith("GPU-") and held.device.id.startswith(name))
-    ]
+    matches = [one for one in found if one.is_named(name)]
     if len(matches) != 1:
-        known = ", ".join(f"{held.device.index} ({held.device.id})" for held in found)
+        known = ", ".join(one.label for one in found)
         problem = "names several GPUs" if matches else "is no GPU of this host"
         raise NoDeviceError(f"device {name!r} {problem}; there are: {known}")
     return matches[0]
@@ -194,7 +252,7 @@ def _match(name: str, found: Sequence[_Handle]) -> _Handle:
 
 def _energy_mj(handle: Any) -> int:
     """``nvidia-smi --query-gpu=total_energy_consumption`` (mJ)."""
-    (value,) = _call("total-energy", pynvml.nvmlDeviceGetFieldValues, handle, [_FIELD_ENERGY])
+    (value,) = _call("field-values", pynvml.nvmlDeviceGetFieldValues, handle, [_FIELD_ENERGY])
     if value.nvmlReturn != pynvml.NVML_SUCCESS:
         raise nvml_error("NVML's total-energy field", pynvml.NVMLError(value.nvmlReturn))
     return int(value.value.ullVal)

@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pynvml
 import pytest
+import structlog
+import structlog.testing
 
 from meter.demo.card import Card, Fault, Function
 from meter.model import Quality, Reading
@@ -155,6 +158,75 @@ def test_processes_name_their_cards(library: str, card: Card) -> None:
     with opened(library):
         assert devices_of([1, 4242]) == ["GPU-bbbb-1"]
         assert devices_of([7]) == []
+        card.fault(0, Fault.LOST, 0)
+        assert devices_of([4242]) == ["GPU-bbbb-1"], "a card that does not answer is left out"
+
+
+def test_a_gpu_without_the_counter_is_left_out(library: str, card: Card) -> None:
+    """Where all GPUs are meant, one that cannot be read costs only itself, and is named."""
+    card.fault(0, Fault.ERROR, 0, value=3, function=Function.ENERGY)
+    with structlog.testing.capture_logs() as logs, opened(library) as source:
+        assert [reading.device for reading in source.read()] == ["GPU-bbbb-1"]
+    assert [line["event"] for line in logs] == ["gpu_left_out"]
+    assert "no such counter" in logs[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "error"),
+    [(Fault.ERROR, 3, UnsupportedError), (Fault.LOST, 0, DeviceLostError)],
+)
+def test_a_gpu_that_was_asked_for_must_be_readable(
+    library: str, card: Card, kind: Fault, value: int, error: type[PowerError]
+) -> None:
+    """No silent substitute: the reason is raised, for this GPU alone."""
+    card.fault(0, kind, 0, value=value)
+    with pytest.raises(error):
+        NvmlSource(library, ("0",)).open()
+    with opened(library, "1") as source:
+        assert source.read()[0].error is None
+
+
+def test_no_readable_gpu_is_an_error(library: str, card: Card) -> None:
+    """Where none of them can be read there is no source, and the first reason is given."""
+    for device in (0, 1):
+        card.fault(device, Fault.ERROR, 0, value=4, function=Function.FIELD_VALUES)
+    with pytest.raises(NoPermissionError, match="may open"):
+        NvmlSource(library).open()
+
+
+def test_a_host_without_gpus(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver without a GPU is told apart from no driver."""
+    Card.create(tmp_path / "none", []).close()
+    monkeypatch.setenv("JOULEMETER_FAKE_NVML", str(tmp_path / "none"))
+    with pytest.raises(NoDeviceError, match="there is no GPU"):
+        NvmlSource(library).open()
+
+
+def test_one_gpu_fails_the_other_goes_on(library: str, card: Card) -> None:
+    """Each device has its own reading and its own error."""
+    with opened(library) as source:
+        card.fault(0, Fault.LOST, 0)
+        lost, fine = source.read()
+    assert (lost.device, lost.energy_uj) == ("GPU-aaaa-0", None)
+    assert fine.error is None
+    assert fine.energy_uj is not None
+
+
+def test_missing_power_costs_no_energy(library: str, card: Card) -> None:
+    """Where the instant power is not to be had (a superchip's scope), energy is read all the
+    same."""
+    with opened(library, "0") as source:
+        card.fault(0, Fault.ERROR, 0, value=3, function=Function.POWER)
+        (reading,) = source.read()
+    assert (reading.power_w, reading.error) == (None, None)
+    assert reading.energy_uj is not None
+
+
+def test_our_library_goes_with_us(library: str, card: Card) -> None:
+    """After the source is closed pynvml looks for the system's library again."""
+    with opened(library):
+        assert hasattr(pynvml.nvmlLib, "joulemeter_simulated")
+    assert pynvml.nvmlLib is None
 
 
 def test_a_failing_call_is_a_reading_with_an_error(library: str, card: Card) -> None:
@@ -235,7 +307,7 @@ def test_no_driver(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOULEMETER_FAKE_NVML", raising=False)
     with pytest.raises(DriverError, match="load the NVIDIA driver"):
         NvmlSource(library).open()
-    pynvml.nvmlLib = None
+    assert pynvml.nvmlLib is None
 
 
 @pytest.mark.parametrize(
