@@ -6,6 +6,7 @@ The real NVML path is not exercised then, and the demo says so.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class CardSource:
             if self._path is None:
                 raise FileNotFoundError("no path was given")
             self._card = Card.attach(self._path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, struct.error) as error:
             raise NoDeviceError(
                 f"no simulated card ({error}): it is there under `joulemeter demo` alone"
             ) from error

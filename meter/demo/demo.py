@@ -35,6 +35,7 @@ _DRAIN_S = 60.0
 _SETTLE_S = 15.0
 _RECEIPTS_SHOWN = 6
 _RECEIPTS_FETCHED = 200
+_RECEIPTS_KEPT = 20_000
 
 
 def main(seconds: float | None = None, vllm: bool = False, port: int | None = None) -> int:
@@ -101,7 +102,7 @@ class Demo:
 
     @property
     def receipts(self) -> dict[str, dict[str, Any]]:
-        """All final receipts, by id."""
+        """The final receipts, by id; the last 20,000 of a long run."""
         return self._receipts
 
     def run(self, seconds: float | None, port: int | None) -> closing.Comparison | None:
@@ -170,6 +171,8 @@ class Demo:
             self._power_w.append(sum(power))
         self._newest = metered.receipts(_RECEIPTS_FETCHED)
         self._receipts |= {receipt["id"]: receipt for receipt in self._newest}
+        while len(self._receipts) > _RECEIPTS_KEPT:
+            del self._receipts[next(iter(self._receipts))]
 
     def _frame(self, metered: Metered, state: str) -> Frame:
         return Frame(
@@ -177,20 +180,24 @@ class Demo:
             url=metered.url,
             state=state,
             elapsed_s=time.monotonic() - self._start_s,
-            requests_sent=len(self.load.answers) + self.load.open,
+            requests_sent=self.load.sent,
             summary=self.summary,
             power_w=tuple(self._power_w),
             receipts=self._newest[:_RECEIPTS_SHOWN],
-            notes=self._stage.notes,
+            notes=(*self._stage.notes, *self._problems()),
         )
+
+    def _problems(self) -> list[str]:
+        """What keeps the meter from doing its work, each with its remedy."""
+        return list((self.summary or {}).get("health", {}).get("problems", ()))
 
     # --- at its end
 
     def _close(self, metered: Metered) -> closing.Comparison | None:
-        if self.summary is None:
-            self._console.print("nothing was measured: it ended before the first reading")
-            return None
         self._say("")
+        if self.summary is None or not self.summary["devices"]:
+            reasons = self._problems() or ["it ended before the first reading"]
+            raise EndedError(f"nothing was measured: {'; '.join(reasons)}")
         total = closing.add_up(self.summary)
         self._say(closing.sum_line(total, self.summary["quality"]))
         try:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from meter.demo.client import ClientError, Reply, post
 from meter.demo.traffic import Ask, Clients, Profile
+
+_ANSWERS_KEPT = 20_000
 
 
 @dataclass(slots=True)
@@ -41,7 +44,8 @@ class Load:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="load", daemon=True)
-        self.answers: list[Answer] = []
+        self.answers: deque[Answer] = deque(maxlen=_ANSWERS_KEPT)
+        self.sent = 0
         self.open = 0
 
     def start(self) -> None:
@@ -85,6 +89,7 @@ class Load:
         name = f"{self._prefix}{number}"
         kind = "chatcmpl" if ask.path.endswith("chat/completions") else "cmpl"
         answer = Answer(ask.kind, str(ask.body.get("user", "")), f"{kind}-{name}")
+        self.sent += 1
         self.open += 1
         try:
             async with post(self._base_url, ask.path, ask.body, {"X-Request-Id": name}) as reply:
