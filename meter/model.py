@@ -363,7 +363,7 @@ class Snapshot:
 
     def total_j(self, *accounts: Account) -> float:
         """Joules in these accounts, over all engines and models."""
-        return sum(j for key, j in self.accounts.items() if key.account in accounts)
+        return sum((j for key, j in self.accounts.items() if key.account in accounts), 0.0)
 
     @property
     def attributed_j(self) -> float:

@@ -117,7 +117,8 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "conservation_error_j": s.conservation_error_j,
         "requests": len(replayed.receipts),
         "coefficients": {d.device.id: dict(d.coefficients) for d in s.devices},
-        "latency_s": {d.device.id: 0.0 for d in s.devices},
+        # the counter's delay: not learned yet, so not known
+        "latency_s": {d.device.id: None for d in s.devices},
         "refresh_s": {d.device.id: d.refresh_s for d in s.devices},
         "quality": None if quality is None else str(quality),
         "late_events": s.late_events,
