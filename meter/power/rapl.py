@@ -3,7 +3,10 @@
 ``energy_uj`` counts microjoules and wraps at ``max_energy_range_uj``. Since 2020 kernels let only
 root read it (CVE-2020-8694). The domains are summed into one device ``cpu``: a host has one CPU
 account. A package's ``core`` and ``uncore`` are parts of it and are not counted again; ``psys``
-counts the whole platform, so it is left out too.
+counts the whole platform, so it is left out too. Where the same package is shown by two interfaces
+(``intel-rapl`` and ``intel-rapl-mmio``), it is counted once. The counters move every millisecond,
+so a reading counts as exact at its time. A package at 300 W wraps after some 15 minutes: polls
+further apart than that would lose a turn.
 """
 
 from __future__ import annotations
@@ -47,17 +50,17 @@ class RaplSource:
         self._domains: list[_Domain] = []
 
     def open(self) -> Sequence[Device]:
-        """Find the counters. Raises ``NoDeviceError`` or ``NoPermissionError``."""
+        """Find the counters. Raises ``NoDeviceError``, ``NoPermissionError`` or ``ReadError``."""
         self._domains = [
             _Domain(path, _number(path / "max_energy_range_uj"), _number(path / "energy_uj"))
-            for path in sorted(self._root.glob("*rapl*:*"))
-            if _counts(path)
+            for path in _counters(self._root)
         ]
         if not self._domains:
             raise NoDeviceError(
                 f"no RAPL package in {self._root}: the CPU has none, or the machine is virtual"
             )
-        return [Device(CPU, "CPU package and DRAM (RAPL)", Quality.MEASURED, "cpu", "host")]
+        name = "CPU package and DRAM (RAPL)"
+        return [Device(CPU, name, Quality.MEASURED, "cpu", "host", refresh_s=0.0)]
 
     def read(self) -> Sequence[Reading]:
         begun_ns = time.monotonic_ns()
@@ -83,10 +86,26 @@ class RaplSource:
         self._domains = []
 
 
-def _counts(path: Path) -> bool:
-    """Is this a package, or the DRAM of one?"""
-    name = path / "name"
-    return name.exists() and name.read_text().strip().startswith(("package", "dram"))
+def _counters(root: Path) -> list[Path]:
+    """The packages and their DRAM, each once. ``intel-rapl:0`` sorts before ``intel-rapl-mmio:0``
+    here, so that the processor's own interface is taken where there are two."""
+    chosen: dict[tuple[str, str], Path] = {}
+    for path in sorted(root.glob("*rapl*:*"), key=lambda found: (len(found.name), found.name)):
+        name = _text(path / "name")
+        if name.startswith("package"):
+            chosen.setdefault((name, ""), path)
+        elif name.startswith("dram"):
+            package = path.with_name(path.name.rpartition(":")[0])
+            chosen.setdefault((_text(package / "name"), name), path)
+    return list(chosen.values())
+
+
+def _text(path: Path) -> str:
+    """The file's word; empty where there is no such file."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _number(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meter.model import Device, Quality, Reading
-from meter.power.errors import NoDeviceError, NoPermissionError
+from meter.power.errors import NoDeviceError, NoPermissionError, ReadError
 from meter.power.estimate import CpuEstimate
 from meter.power.playback import Playback
 from meter.power.rapl import RaplSource
@@ -41,6 +42,22 @@ def test_packages_and_dram_are_summed(tmp_path: Path) -> None:
     two.write_text("25\n")
     dram.write_text("71\n")
     assert source.read()[0].energy_uj == 500 + 20 + 1
+
+
+def test_two_interfaces_to_one_package_count_once(tmp_path: Path) -> None:
+    """Laptops show a package by MSR and by MMIO: the processor's own interface is taken."""
+    msr = domain(tmp_path, "intel-rapl:0", "package-0", 1000)
+    mmio = domain(tmp_path, "intel-rapl-mmio:0", "package-0", 7000)
+    dram = [domain(tmp_path, f"intel-rapl:{i}:0", "dram", 10) for i in (0, 1)]
+    domain(tmp_path, "intel-rapl:1", "package-1", 1000)
+    (tmp_path / "intel-rapl").mkdir()
+    source = RaplSource(tmp_path)
+    source.open()
+    msr.write_text("1100\n")
+    mmio.write_text("7100\n")
+    for counter in dram:
+        counter.write_text("20\n")
+    assert source.read()[0].energy_uj == 100 + 2 * 10
 
 
 @given(st.lists(st.integers(0, RANGE_UJ - 1), min_size=1, max_size=20))
@@ -93,31 +110,79 @@ def test_a_counter_that_breaks_is_a_reading_with_an_error(tmp_path: Path) -> Non
     assert source.read()[0].energy_uj == 60
 
 
+class FakeCpu:
+    """Busy seconds of some CPUs, counted in ticks as the kernel does, and a clock."""
+
+    def __init__(self, tick_s: float = 0.0) -> None:
+        self.ns, self.busy_s, self._tick_s = 5_000, 123.0, tick_s
+
+    def run(self, seconds: float, busy_cpus: float) -> None:
+        self.ns += round(seconds * 1e9)
+        self.busy_s += seconds * busy_cpus
+
+    def counted_s(self) -> float:
+        return self.busy_s - self.busy_s % self._tick_s if self._tick_s else self.busy_s
+
+    def estimate(self, cpus: int) -> CpuEstimate:
+        return CpuEstimate(20.0, 100.0, 0.1, self.counted_s, lambda: self.ns, cpus)
+
+
 def test_the_estimate_follows_utilisation() -> None:
     """Idle, half and full load give their powers, integrated over real time."""
-    now = {"ns": 0, "busy": 0.0, "total": 0.0}
-    source = CpuEstimate(
-        20.0, 100.0, lambda: (now["busy"], now["total"]), clock=lambda: int(now["ns"])
-    )
+    cpu = FakeCpu()
+    source = cpu.estimate(cpus=2)
     (device,) = source.open()
-    assert device.quality is Quality.ESTIMATED
+    assert (device.quality, device.boundary, device.refresh_s) == (Quality.ESTIMATED, "host", 0)
+    assert source.read()[0].energy_uj == 0
     joules = 0.0
     for share in (0.0, 0.5, 1.0):
-        now["ns"] += 10**9
-        now["total"] += 2.0
-        now["busy"] += 2.0 * share
+        cpu.run(1.0, 2 * share)
         joules += 20.0 + 80.0 * share
         (reading,) = source.read()
         assert reading.energy_uj == pytest.approx(joules * 1e6)
         assert reading.power_w == pytest.approx(20.0 + 80.0 * share)
+        assert reading.t_ns == cpu.ns
 
 
-def test_the_estimate_on_this_machine_only_grows() -> None:
-    """psutil's own figures, read fast: energy never goes back."""
-    source = CpuEstimate(20.0, 100.0)
+@given(st.lists(st.tuples(st.floats(0.001, 0.5), st.floats(0.0, 4.0)), max_size=60))
+def test_the_kernels_ticks_cost_one_tick_at_most(steps: list[tuple[float, float]]) -> None:
+    """However it is polled: the total is off by the last tick, errors do not add up, and readings
+    keep their distance and never go back."""
+    cpu = FakeCpu(tick_s=0.01)
+    source = cpu.estimate(cpus=4)
     source.open()
-    values = [source.read()[0].energy_uj for _ in range(200)]
-    assert all(a is not None and b is not None and a <= b for a, b in pairwise(values))
+    readings, start_s = source.read(), cpu.busy_s
+    for seconds, busy in steps:
+        cpu.run(seconds, busy)
+        readings = [*readings, *source.read()]
+    used_s = (readings[-1].t_ns - readings[0].t_ns) / 1e9
+    for one, other in pairwise(readings):
+        assert other.t_ns - one.t_ns >= 10**8
+        assert (other.energy_uj or 0) >= (one.energy_uj or 0)
+    if readings[-1].t_ns == cpu.ns:
+        truth_j = 20.0 * used_s + 20.0 * (cpu.busy_s - start_s)
+        assert (readings[-1].energy_uj or 0) / 1e6 == pytest.approx(truth_j, abs=0.01 * 20 + 1e-5)
+
+
+def test_the_estimate_of_this_machine_stays_in_its_range() -> None:
+    """psutil's own figures: between idle and full power over the time that passed."""
+    source = CpuEstimate(20.0, 100.0, every_s=0.0)
+    source.open()
+    (first,) = source.read()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        sum(range(10_000))
+    (last,) = source.read()
+    assert first.energy_uj is not None
+    assert last.energy_uj is not None
+    moved_j, passed_s = (last.energy_uj - first.energy_uj) / 1e6, (last.t_ns - first.t_ns) / 1e9
+    assert 20.0 * passed_s < moved_j <= 100.0 * (passed_s + 0.05)
+
+
+def test_an_estimate_that_was_not_opened_says_so() -> None:
+    """The order of calls is checked."""
+    with pytest.raises(ReadError, match="before it was opened"):
+        CpuEstimate().read()
 
 
 def test_playback_keeps_the_pace() -> None:
