@@ -151,6 +151,7 @@ def test_a_whole_run(metered, tmp_path):
     assert f'joulemeter_gpu_energy_joules_total{{gpu="0",gpu_uuid="{UUID}"' in metrics
     assert 'joulemeter_kwh_per_token{idle="without",model_name="tiny"' in metrics
     assert httpx.get(url + "/readyz", trust_env=False).status_code == 200
+    live = httpx.get(url + "/v1/receipts?limit=1000", trust_env=False).json()["receipts"]
     code, _ = run.end()
     assert code == 3
     assert re.match(r"joulemeter: .*J simulated = .* attributed \+ .* requests", run.lines[-1])
@@ -158,16 +159,22 @@ def test_a_whole_run(metered, tmp_path):
     events = read_trace(trace)
     assert not events.bad_lines
     assert [device.id for device in events.devices] == [UUID]
-    replayed = replay(trace)
+    replayed, receipts = replay(trace, tmp_path / "receipts.jsonl")
     assert replayed["conservation_error_j"] == pytest.approx(0, abs=1e-6)
     assert replayed["pending_j"] == 0
+    assert len(live) >= 4
+    for receipt in live:
+        assert receipt["energy_j"] == pytest.approx(receipts[receipt["id"]]["energy_j"], abs=1e-6)
 
 
-def replay(trace):
-    """The summary of an online replay."""
+def replay(trace, receipts):
+    """The summary of an online replay, and its receipts by id."""
     words = [sys.executable, "-m", "meter.cli", "replay", str(trace), "--calibration", "online"]
-    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    done = subprocess.run(
+        [*words, "--json", "--receipts", str(receipts)], capture_output=True, text=True, check=True
+    )
+    lines = map(json.loads, receipts.read_text().splitlines())
+    return json.loads(done.stdout), {line["id"]: line for line in lines}
 
 
 def test_record_is_run_with_a_trace(metered, tmp_path):
