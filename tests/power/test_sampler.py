@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
+import structlog
+import structlog.testing
 
 from meter.model import Device, Event, Quality, Reading
 from meter.power.errors import NoDeviceError, PowerError
@@ -83,19 +86,140 @@ def test_a_failing_read_is_counted_and_survived() -> None:
     assert sampler.counters.errors == {"script": 3}
 
 
-def test_a_source_that_hangs_does_not_hang_the_caller() -> None:
-    """Stopping returns while a read hangs; the thread is a daemon."""
-    free = threading.Event()
+class Hanging(Script):
+    """Blocks in ``open`` or ``read`` until it is let free."""
 
-    class Hanging(Script):
-        def read(self) -> Sequence[Reading]:
-            free.wait(30)
-            return []
+    def __init__(self, where: str) -> None:
+        super().__init__(Reading("d", 1, 1))
+        self.where = where
+        self.free, self.hangs = threading.Event(), threading.Event()
 
-    sampler = Sampler([Hanging(Reading("d", 1, 1))], lambda event: None, rate_hz=1000)
+    def hang(self, where: str) -> None:
+        if where == self.where:
+            self.hangs.set()
+            self.free.wait(30)
+
+    def open(self) -> Sequence[Device]:
+        self.hang("open")
+        return super().open()
+
+    def read(self) -> Sequence[Reading]:
+        self.hang("read")
+        return super().read()
+
+
+def test_a_read_that_hangs_does_not_hang_the_caller() -> None:
+    """Stopping comes back while a read hangs; the thread ends when the driver lets it."""
+    source = Hanging("read")
+    sampler = Sampler([source], lambda event: None, rate_hz=1000)
     sampler.start()
-    stopper = threading.Thread(target=sampler.stop)
-    stopper.start()
-    free.set()
-    stopper.join(timeout=10)
-    assert not stopper.is_alive()
+    assert source.hangs.wait(10)
+    sampler.stop(within_s=0.01)
+    assert not source.closed.is_set()
+    source.free.set()
+    assert source.closed.wait(10)
+
+
+def test_an_open_that_hangs_is_the_callers_error() -> None:
+    """A driver that does not answer is told at the start, and gives no readings later."""
+    events: queue.Queue[Event] = queue.Queue()
+    source = Hanging("open")
+    sampler = Sampler([source], events.put)
+    with pytest.raises(PowerError, match="did not open within"):
+        sampler.start(within_s=0.01)
+    source.free.set()
+    assert source.closed.wait(10)
+    assert events.empty()
+
+
+def test_one_failing_source_does_not_silence_the_other() -> None:
+    """Errors are counted by source; the others are read at every poll."""
+    events: queue.Queue[Event] = queue.Queue()
+    broken, fine = Script(OSError("broken")), Script(Reading("d", 1, 5))
+    broken.name = "broken"
+    sampler = Sampler([broken, fine], events.put, rate_hz=1000)
+    sampler.start()
+    take(events, 10)
+    sampler.stop()
+    counters = sampler.counters
+    assert set(counters.errors) == {"broken"}
+    assert counters.errors["broken"] == counters.samples >= 10
+
+
+def test_a_source_that_fails_on_is_logged_once_a_minute() -> None:
+    """A thousand failures are one line: named, with their reason; the counter has them all."""
+    events: queue.Queue[Event] = queue.Queue()
+    with structlog.testing.capture_logs() as logs:
+        sampler = Sampler([Script(Reading("d", 1, None, error="no"))], events.put, rate_hz=1000)
+        sampler.start()
+        take(events, 20)
+        sampler.stop()
+    assert [(line["event"], line["source"], line["reason"]) for line in logs] == [
+        ("no_reading", "script", "no")
+    ]
+    assert sampler.counters.errors["script"] == sampler.counters.samples >= 20
+
+
+def test_a_push_that_raises_does_not_end_the_thread() -> None:
+    """Whoever takes the readings may break: polling goes on, and the loss is counted."""
+    events: queue.Queue[Event] = queue.Queue()
+    broken = iter([True, True])
+
+    def push(event: Event) -> None:
+        if next(broken, False):
+            raise RuntimeError("full")
+        events.put(event)
+
+    sampler = Sampler([Script(Reading("d", 1, 5))], push, rate_hz=1000)
+    sampler.start()
+    take(events, 3)
+    sampler.stop()
+    assert sampler.counters.errors == {"script": 2}
+
+
+def test_a_slow_poll_is_late_and_what_it_missed_is_not_caught_up() -> None:
+    """A poll that takes longer than its period: the next says how late it is, and deadlines that
+    passed are counted as missed."""
+    events: queue.Queue[Event] = queue.Queue()
+
+    class Slow(Script):
+        def read(self) -> Sequence[Reading]:
+            end_ns = time.monotonic_ns() + 20_000_000
+            while time.monotonic_ns() < end_ns:
+                threading.Event().wait(0.005)
+            return super().read()
+
+    sampler = Sampler([Slow(Reading("d", 1, 5))], events.put, rate_hz=200)
+    sampler.start()
+    take(events, 4)
+    sampler.stop()
+    assert sampler.counters.missed >= 3 * (sampler.counters.samples - 1) >= 9
+
+
+def test_the_jitter_is_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines stand around an absolute grid, by the seed: they do not drift, and a run can be
+    repeated. Played on a clock that only waiting moves."""
+
+    def deadlines(seed: int) -> list[int]:
+        now = {"ns": 1_000_000}
+        monkeypatch.setattr("meter.power.sampler.time.monotonic_ns", lambda: now["ns"])
+        seen: list[int] = []
+        sampler = Sampler([Script(Reading("d", 1, 5))], lambda event: None, 50.0, seed)
+
+        class Stopping(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                now["ns"] += round((timeout or 0.0) * 1e9)
+                seen.append(now["ns"])
+                if len(seen) == 200:
+                    self.set()
+                return self.is_set()
+
+        sampler._stopping = Stopping()
+        sampler._poll()
+        return seen
+
+    one = deadlines(seed=1)
+    assert one == deadlines(seed=1) != deadlines(seed=2)
+    off = [at - 1_000_000 - (i + 1) * 20_000_000 for i, at in enumerate(one)]
+    assert max(map(abs, off)) <= 0.08 * 20_000_000 + 1
+    assert max(off) - min(off) > 0.1 * 20_000_000
