@@ -25,7 +25,9 @@ def first_line(meter: Meter) -> str:
     """What is metered, at which quality, and the address."""
     quality = worst([device.quality for device in meter.devices])
     names = ", ".join(dict.fromkeys(device.name for device in meter.devices))
-    metering = f"metering {names} ({quality})" if quality else "no energy is read"
+    # A simulated card says so in its name.
+    how = f" ({quality})" if quality and quality not in names else ""
+    metering = f"metering {names}{how}" if names else "no energy is read"
     return f"joulemeter: {metering}; {meter.port.url if meter.port else 'no HTTP port'}"
 
 

@@ -1,0 +1,97 @@
+"""What ``run`` prints, and what keeps a meter from being ready."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from meter.export.state import State
+from meter.model import Account, AccountKey, Device, DeviceState, Quality, Snapshot
+from meter.power.sampler import SamplerCounters
+from meter.pricing import Tariff
+from meter.runtime.gauges import Gauges
+from meter.runtime.lines import first_line, joules, last_line
+from meter.runtime.writer import Inbox
+
+NS = 1_000_000_000
+GPU = Device("GPU-0", "NVIDIA H100", Quality.ESTIMATED)
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "text"),
+    [
+        (0.0, "0 J"),
+        (0.0123, "12.3 mJ"),
+        (5.0, "5 J"),
+        (12_345.6, "12.35 kJ"),
+        (-1500.0, "-1.5 kJ"),
+        (3.6e9, "3.6 GJ"),
+        (1e-9, "1e-09 J"),
+    ],
+)
+def test_joules_have_four_digits_and_a_unit(energy_j, text):
+    """For people."""
+    assert joules(energy_j) == text
+
+
+def test_the_last_line_adds_up():
+    """Every account that holds something, and those that a sceptic looks for."""
+    accounts = {
+        AccountKey("0", "m", Account.DECODE, Quality.ESTIMATED): 800.0,
+        AccountKey("0", "m", Account.IDLE, Quality.ESTIMATED): 200.0,
+    }
+    device = DeviceState(GPU, 1000.0, 0.0, None, None, None, {}, {}, 1, 0, None)
+    snapshot = Snapshot(
+        0, 0, accounts, devices=(device,), measured_j=1000.0, requests={("0", "m", "stop"): 2}
+    )
+    assert last_line(State(snapshot, Tariff("EUR"))) == (
+        "joulemeter: 1 kJ estimated = 800 J attributed + 200 J idle + 0 J unattributed; 2 requests"
+    )
+
+
+def test_nothing_measured_is_said():
+    """Rather than zeros."""
+    assert "nothing was measured" in last_line(None)
+    assert "nothing was measured" in last_line(State(Snapshot(0, None), Tariff("EUR")))
+
+
+@dataclass
+class FakeMeter:
+    """As much of a meter as the first line names."""
+
+    devices: tuple[Device, ...] = ()
+    port: object = None
+
+
+def test_the_first_line_names_device_quality_and_what_is_missing():
+    """A simulated card says so once."""
+    assert first_line(FakeMeter()) == "joulemeter: no energy is read; no HTTP port"
+    assert "metering NVIDIA H100 (estimated); " in first_line(FakeMeter((GPU, GPU)))
+    simulated = replace(GPU, name="H100 (simulated)", quality=Quality.SIMULATED)
+    assert "metering H100 (simulated); " in first_line(FakeMeter((simulated,)))
+
+
+@dataclass
+class FakeSampler:
+    counters: SamplerCounters = field(default_factory=lambda: SamplerCounters(7, {"nvml": 2}))
+
+
+def test_a_silent_counter_is_a_problem():
+    """None yet, or none for some seconds; what failed at the start stays a problem."""
+    now = [10 * NS]
+    heard: dict[str, int] = {}
+    gauges = Gauges(Inbox(), FakeSampler(), None, heard, ("the record: full",), lambda: now[0])
+    assert gauges.problems() == ("the record: full", "energy: no reading yet")
+    heard["power"] = 9 * NS
+    assert gauges.problems() == ("the record: full",)
+    now[0] = 20 * NS
+    assert "no reading for 11 s" in gauges.problems()[1]
+    health = gauges.health()
+    assert (health.samples, health.sample_errors) == (7, {"nvml": 2})
+    assert health.source_last_ns == {"power": 9 * NS}
+
+
+def test_without_a_source_the_failure_at_the_start_is_the_problem():
+    """And nothing is said of readings."""
+    gauges = Gauges(Inbox(), None, None, {}, ("energy: no driver",))
+    assert gauges.problems() == ("energy: no driver",)
+    assert gauges.health().samples == 0
