@@ -180,7 +180,7 @@ def test_a_gpu_that_was_asked_for_must_be_readable(
 ) -> None:
     """No silent substitute: the reason is raised, for this GPU alone."""
     card.fault(0, kind, 0, value=value)
-    with pytest.raises(error):
+    with pytest.raises(error, match="GPU 0: "):
         NvmlSource(library, ("0",)).open()
     with opened(library, "1") as source:
         assert source.read()[0].error is None
