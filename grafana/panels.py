@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import TypeVar
 
 from grafana_foundation_sdk.builders import common, heatmap, prometheus, stat, table, timeseries
@@ -77,7 +78,7 @@ def stat_panel(
     panel = panel.span(width).height(height)
     if decimals is not None:
         panel = panel.decimals(decimals)
-    for ref, query in zip("ABCD", queries, strict=False):
+    for ref, query in zip(ascii_uppercase, queries, strict=False):
         panel = panel.with_target(_target(ref, query).instant())
     return _common(panel, about, queries)
 
@@ -122,7 +123,7 @@ def graph_panel(
             common.GraphThresholdsStyleConfig().mode(dashed)
         )
     panel = panel.span(width).height(8)
-    for ref, query in zip("ABCDEF", queries, strict=False):
+    for ref, query in zip(ascii_uppercase, queries, strict=False):
         panel = panel.with_target(_target(ref, query).range().exemplar(exemplars))
     return _common(panel, about, queries)
 
