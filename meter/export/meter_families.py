@@ -45,8 +45,8 @@ def device_families(state: State) -> Iterator[Metric]:
         lambda d: d.refresh_s,
     )
     yield _of_devices(
-        "joulemeter_gpu_energy_latency_seconds",
-        "How far the device's energy counter lags behind the work.",
+        "joulemeter_sample_latency_seconds",
+        "How long the last reading of the counter took; its delay behind the work is not known yet.",
         devices,
         lambda d: d.latency_s,
     )

@@ -83,7 +83,7 @@ def _device(state: DeviceState) -> dict[str, Any]:
         "pending_j": state.pending_j,
         "power_w": state.power_w,
         "refresh_s": state.refresh_s,
-        "latency_s": state.latency_s,
+        "sample_latency_s": state.latency_s,
         "coefficient_sd": dict(state.coefficient_sd),
         "intervals": state.intervals,
         "resets": state.resets,
