@@ -46,7 +46,7 @@ def device_families(state: State) -> Iterator[Metric]:
     )
     yield _of_devices(
         "joulemeter_sample_latency_seconds",
-        "How long the last reading of the counter took; its delay behind the work is not known yet.",
+        "How long the last reading of the counter took. How far it lags is not known yet.",
         devices,
         lambda d: d.latency_s,
     )
