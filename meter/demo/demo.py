@@ -36,10 +36,12 @@ _SETTLE_S = 15.0
 _RECEIPTS_SHOWN = 6
 _RECEIPTS_FETCHED = 200
 _RECEIPTS_KEPT = 20_000
+# About two hours; reading it all takes a minute.
+_TRACE_BYTES = 24_000_000
 
 
 def main(seconds: float | None = None, vllm: bool = False, port: int | None = None) -> int:
-    """Run the demo for ``seconds``, or until Ctrl-C; returns the exit code.
+    """Run the demo for ``seconds`` of traffic, or until Ctrl-C; returns the exit code.
 
     ``vllm``: the real vLLM on the CPU. ``port``: the page's (default: 9401, or a free one).
     """
@@ -51,6 +53,8 @@ def main(seconds: float | None = None, vllm: bool = False, port: int | None = No
         except (StageError, EndedError) as error:
             print(f"joulemeter: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 
@@ -131,7 +135,7 @@ class Demo:
                 return
             raise EndedError(f"the engine does not serve:\n{metered.last_words()}")
         self.load.start()
-        until_s = None if seconds is None else self._start_s + seconds
+        until_s = None if seconds is None else time.monotonic() + seconds
         while not self._stopping.is_set() and (until_s is None or time.monotonic() < until_s):
             show("traffic from idle to busy")
             self._stopping.wait(_FRAME_S)
@@ -200,9 +204,12 @@ class Demo:
             raise EndedError(f"nothing was measured: {'; '.join(reasons)}")
         total = closing.add_up(self.summary)
         self._say(closing.sum_line(total, self.summary["quality"]))
+        if metered.trace.exists() and metered.trace.stat().st_size > _TRACE_BYTES:
+            self._say("no comparison with other rules: the record of so long a run is too large")
+            return None
         try:
             comparison = self._compare(metered)
-        except TraceError as error:
+        except (TraceError, OSError) as error:
             self._say(f"no comparison: {error}")
             return None
         self._say_comparison(comparison)
@@ -224,11 +231,12 @@ class Demo:
             "(nobody knows the truth here):"
         )
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        table.add_column("")
-        for name in ("mean", "p99", f"after {closing.WARM_UP}: mean", "p99"):
-            table.add_column(name, justify="right")
-        for name, *figures in closing.comparison_rows(comparison):
-            table.add_row(name, *figures, style="bold" if name == "joulemeter" else None)
+        columns = ["", "mean", "p99", f"after {closing.WARM_UP}: mean", "p99"]
+        shown = len(columns) if comparison.warm else 3
+        for name in columns[:shown]:
+            table.add_column(name, justify="right" if name else "left")
+        for row in closing.comparison_rows(comparison):
+            table.add_row(*row[:shown], style="bold" if row[0] == "joulemeter" else None)
         self._console.print(table)
 
     def _say(self, line: str) -> None:

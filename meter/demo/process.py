@@ -25,7 +25,7 @@ pricing:
   currency: USD
   electricity_price_per_kwh: 0.12
   pue: 1.2
-  hardware_price_per_hour: 2.50
+  hardware_price_per_hour: {hardware_price_per_hour}
 """
 _STOP_S = 20.0
 _TAIL_LINES = 25
@@ -60,7 +60,8 @@ class Metered:
     def start(cls, stage: Stage, folder: Path, port: int) -> Metered:
         """In a session of its own: Ctrl-C is for the demo, which then ends it in order."""
         config, trace, log = folder / "demo.yaml", folder / "trace.jsonl.gz", folder / "log.txt"
-        config.write_text(PRICES, encoding="utf-8")
+        prices = PRICES.format(hardware_price_per_hour=stage.hardware_price_per_hour)
+        config.write_text(prices, encoding="utf-8")
         run = (sys.executable, "-m", "meter.cli", "run", "--config", str(config))
         options = ("--port", str(port), "--record", str(trace), *stage.options)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}

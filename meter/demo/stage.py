@@ -44,7 +44,8 @@ class Stage:
     """An engine to start, and what to ask of it.
 
     ``options`` are those of ``joulemeter run``; ``start_s``: how long it may take until it serves;
-    ``truth``: where the true joules will be; ``notes``: what a reader must know of the figures.
+    ``hardware_price_per_hour``: what is assumed, in USD; ``truth``: where the true joules will be;
+    ``notes``: what a reader must know of the figures.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Stage:
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 30.0
+    hardware_price_per_hour: str = "2.50"
     truth: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -152,6 +154,7 @@ def vllm_cpu(port: int) -> Stage:
             "HF_HUB_OFFLINE": "1",
         },
         start_s=300.0,
+        hardware_price_per_hour="0.10",
         notes=("the CPU's energy is that of the whole machine, other programs included",),
     )
 

@@ -131,13 +131,16 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
 def _receipts(receipts: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("newest receipts", no_wrap=True, min_width=17)
-    table.add_column("tenant", no_wrap=True)
     currency = next((r["cost"]["currency"] for r in receipts if r.get("cost")), "")
     names = ("prompt", "cached", "output", "energy", "±", "J/token", f"cost µ{currency}", "end")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    has_tenants = any(receipt["tenant"] for receipt in receipts)
+    if has_tenants:
+        table.add_column("tenant", justify="right", no_wrap=True)
     for receipt in receipts:
-        table.add_row(*_receipt_row(receipt))
+        tenant = [receipt["tenant"] or "–"] if has_tenants else []
+        table.add_row(*_receipt_row(receipt), *tenant)
     return table
 
 
@@ -147,7 +150,6 @@ def _receipt_row(receipt: Mapping[str, Any]) -> list[str]:
     cost = receipt.get("cost") or {}
     return [
         receipt["id"],
-        receipt["tenant"] or "–",
         _count(receipt["prompt_tokens"]),
         _count(receipt["cached_tokens"]),
         _count(output),
