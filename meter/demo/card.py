@@ -218,6 +218,10 @@ class Card:
         _FAULT.pack_into(self._map, at, from_ns, end_ns, kind, function, value, 0)
         _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 8, count + 1)
 
+    def clear_faults(self, device: int) -> None:
+        """Nothing is wrong any more, and nothing was: a counter that was reset is back, too."""
+        _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 8, 0)
+
     def set_processes(self, device: int, pids: list[int]) -> None:
         """The processes that compute on the card (at most 16)."""
         at = _device_at(device) + _PROCESSES_AT

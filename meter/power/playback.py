@@ -13,7 +13,8 @@ from meter.power.errors import NoDeviceError
 class Playback:
     """Readings of ``devices`` from a trace, moved to start now. All count as ``simulated``.
 
-    The last reading is repeated when they are used up: the counter stands still.
+    ``readings`` may come in any order. Between two of them, and when they are used up, a device's
+    last one is repeated: its counter stands still. ``clock``: the monotonic time in ns.
     """
 
     name = "playback"
@@ -36,6 +37,7 @@ class Playback:
         if not self._readings:
             raise NoDeviceError("the recording holds no reading: record one with a power source")
         self._next = 0
+        self._last = {}
         self._offset_ns = self._clock() - self._readings[0].t_ns
         return self._devices
 
@@ -51,4 +53,5 @@ class Playback:
         return [replace(reading, t_ns=now_ns) for reading in self._last.values()]
 
     def close(self) -> None:
+        """Stop playing; ``open`` starts from the beginning again."""
         self._last = {}

@@ -6,6 +6,7 @@ two moments around the call, and the counter must show what one of the ticks bet
 
 from __future__ import annotations
 
+import queue
 import random
 import time
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meter.demo.card import RING_SLOTS, Card, CardSpec, Fault
+from meter.model import Event, Quality, Reading
+from meter.power.errors import LibraryMissingError
 from meter.power.nvml import NvmlSource
+from meter.power.sampler import Sampler
 
 
 class Shown:
@@ -133,6 +137,18 @@ def test_a_long_rest_is_summed(library: str, tmp_path: Path) -> None:
         assert energy_mj(source) - start == pytest.approx(700.0 * 86_400 * 1000, abs=1)
 
 
+def test_a_stuck_counter_stands_still(library: str, tmp_path: Path) -> None:
+    """No refresh while it is stuck; everything shows afterwards."""
+    with one_card(tmp_path / "c", library, CardSpec(refresh_s=0.001)) as (card, source):
+        card.post(0, 500.0, time.monotonic_ns() - 10**9)
+        card.fault(0, Fault.STUCK, time.monotonic_ns())
+        stuck = energy_mj(source)
+        time.sleep(0.02)
+        assert energy_mj(source) == stuck
+        card.clear_faults(0)
+        assert energy_mj(source) - stuck >= 9_000  # 500 W for 20 ms, and more
+
+
 @pytest.mark.parametrize("kind", [Fault.RESET, Fault.STUCK])
 def test_a_fault_outlives_the_ring(library: str, tmp_path: Path, kind: Fault) -> None:
     """After more posts than the ring holds, a reset or stuck counter still knows its start."""
@@ -148,6 +164,44 @@ def test_a_fault_outlives_the_ring(library: str, tmp_path: Path, kind: Fault) ->
         card.post(0, 0.0, begin + 5 * 10**9)
         expected = 300_000 if kind is Fault.RESET else start + 200_000
         assert energy_mj(source) == pytest.approx(expected, abs=101)
+
+
+def test_the_sampler_on_the_card(library: str, tmp_path: Path) -> None:
+    """The real chain: its own thread, pynvml, the library. From the first reading to the last the
+    counter has moved by the joules that were drawn between the ticks that they show."""
+    spec = CardSpec(refresh_s=0.01, seed=9)
+    shown = Shown(spec)
+    with one_card(tmp_path / "c", library, spec) as (card, source):
+        source.close()
+        now = time.monotonic_ns()
+        for after_ms, power_w in ((20, 700.0), (50, 90.0), (80, 420.0)):  # known before it happens
+            shown.posts.append((now + after_ms * 1_000_000, power_w))
+            card.post(0, power_w, shown.posts[-1][0])
+        events: queue.Queue[Event] = queue.Queue()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JOULEMETER_FAKE_NVML", str(tmp_path / "c"))
+            sampler = Sampler([NvmlSource(library)], events.put, rate_hz=200.0)
+            (device,) = sampler.start()
+        time.sleep(0.12)
+        sampler.stop()
+        readings = [events.get_nowait() for _ in range(events.qsize())]
+    assert sampler.counters.errors == {}
+    assert len(readings) == sampler.counters.samples
+    assert device.quality is Quality.SIMULATED
+    for reading in readings:
+        assert isinstance(reading, Reading)
+        assert reading.latency_s is not None
+        assert reading.energy_uj is not None
+        half_ns = round(reading.latency_s * 0.5e9) + 1
+        allowed = shown.between(reading.t_ns - half_ns, reading.t_ns + half_ns)
+        assert any(abs(reading.energy_uj / 1000 - value) <= 1.01 for value in allowed)
+
+
+def test_the_samplers_caller_hears_what_nvml_said(library: str, tmp_path: Path) -> None:
+    """A start that fails in the sampler's thread is told in the caller's, with its class."""
+    sampler = Sampler([NvmlSource(str(tmp_path / "none.so"))], lambda event: None)
+    with pytest.raises(LibraryMissingError, match=r"power\.nvml_library"):
+        sampler.start()
 
 
 def test_the_fields_tell_their_latency(library: str, tmp_path: Path) -> None:

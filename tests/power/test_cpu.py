@@ -201,6 +201,34 @@ def test_playback_keeps_the_pace() -> None:
     assert seen == [0, 10, 20, 30, 30, 30]
 
 
+def test_playback_of_two_devices_and_a_failure() -> None:
+    """Each device has its own pace; a poll that failed in the recording fails again, and it can be
+    played from the start once more."""
+    clock = {"ns": 0}
+    devices = [Device(name, name, Quality.MEASURED) for name in "ab"]
+    recorded = [
+        Reading("b", 1_500, None, error="GPU is lost"),
+        Reading("a", 1_000, 10),
+        Reading("b", 1_250, 7),
+        Reading("a", 2_000, 20),
+    ]
+    source = Playback(devices, recorded, lambda: clock["ns"])
+    for _ in range(2):
+        source.open()
+        begun_ns, seen = clock["ns"], []
+        for after_ns in (0, 250, 500, 1_000):
+            clock["ns"] = begun_ns + after_ns
+            seen.append([(r.device, r.energy_uj, r.error) for r in source.read()])
+        lost = ("b", None, "GPU is lost")
+        assert seen == [
+            [("a", 10, None)],
+            [("a", 10, None), ("b", 7, None)],
+            [("a", 10, None), lost],
+            [("a", 20, None), lost],
+        ]
+        source.close()
+
+
 def test_an_empty_recording_is_refused() -> None:
     """Nothing to play is said at once."""
     with pytest.raises(NoDeviceError, match="no reading"):

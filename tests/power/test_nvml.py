@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import pynvml
@@ -39,15 +38,6 @@ def opened(library: str, *devices: str) -> Iterator[NvmlSource]:
         source.close()
 
 
-def moved_uj(source: NvmlSource, act: Callable[[], None]) -> int:
-    before = source.read()[0].energy_uj
-    act()
-    after = source.read()[0].energy_uj
-    assert before is not None
-    assert after is not None
-    return after - before
-
-
 def test_devices_are_described(library: str, card: Card) -> None:
     """Name, UUID, index, limit and bandwidth are the card's; what is simulated says so."""
     first, second = NvmlSource(library).open()
@@ -60,36 +50,6 @@ def test_devices_are_described(library: str, card: Card) -> None:
     assert first.quality is Quality.SIMULATED
     assert first.power_limit_w == 700.0
     assert first.mem_bandwidth == pytest.approx(3.35e12, rel=0.01)
-
-
-def test_the_counter_is_the_integral_of_power(library: str, card: Card) -> None:
-    """Between two ticks the counter moves by exactly the joules that were drawn, ticks apart."""
-    start = time.monotonic_ns()
-    for i in range(6):
-        card.post(0, 100.0 + 50 * i, start + i * 30_000_000)
-    with opened(library) as source:
-        readings = [source.read()[0]]
-        while readings[-1].t_ns < start + 600_000_000:
-            readings.append(source.read()[0])
-            time.sleep(0.002)
-    values = [r.energy_uj for r in readings if r.energy_uj is not None]
-    assert len(values) == len(readings)
-    assert sorted(values) == values
-    changes = [r for a, r in pairwise(readings) if a.energy_uj != r.energy_uj]
-    first, last = changes[0], changes[-1]
-    ticks = round((last.t_ns - first.t_ns) / 1e8)
-    assert 3 <= ticks <= 6
-    assert first.energy_uj is not None
-    assert last.energy_uj is not None
-    constant_w = 350.0  # power since the last post; all ticks but the first lie after it
-    tail = [c for c in changes if c.t_ns > start + 260_000_000]
-    assert tail[0].energy_uj is not None
-    count = round((last.t_ns - tail[0].t_ns) / 1e8)
-    expected_uj = constant_w * count * 0.1 * 1e6
-    assert last.energy_uj - tail[0].energy_uj == pytest.approx(expected_uj, abs=2000)
-    assert card.energy_j(0, start + 180_000_000) == pytest.approx(
-        sum(0.03 * (100 + 50 * i) for i in range(6))
-    )
 
 
 def test_power_is_the_instants(library: str, card: Card) -> None:
@@ -231,27 +191,27 @@ def test_our_library_goes_with_us(library: str, card: Card) -> None:
 
 def test_a_failing_call_is_a_reading_with_an_error(library: str, card: Card) -> None:
     """A poll that fails has no energy, says why, and the next one may work."""
-    now = time.monotonic_ns()
-    card.post(0, 100.0)
+    card.post(0, 100.0, time.monotonic_ns() - 10**9)
     with opened(library, "0") as source:
-        card.fault(0, Fault.ERROR, now, now + 80_000_000, value=4, function=Function.ENERGY)
+        card.fault(0, Fault.ERROR, 0, value=4, function=Function.ENERGY)
         (failed,) = source.read()
-        assert failed.energy_uj is None
+        assert (failed.energy_uj, failed.power_w) == (None, 100.0)
         assert failed.error is not None
         assert "Insufficient Permissions" in failed.error
-        assert failed.power_w in {100.0, 0.0}
-        wait_until(lambda: source.read()[0].error is None)
+        card.clear_faults(0)
+        assert source.read()[0].error is None
 
 
 def test_a_lost_card_is_named_and_comes_back(library: str, card: Card) -> None:
     """GPU is lost: an error while it lasts."""
-    now = time.monotonic_ns()
     with opened(library, "0") as source:
-        card.fault(0, Fault.LOST, now, now + 50_000_000)
+        card.fault(0, Fault.LOST, 0)
         (failed,) = source.read()
+        assert failed.energy_uj is None
         assert failed.error is not None
         assert "GPU is lost" in failed.error
-        wait_until(lambda: source.read()[0].error is None)
+        card.clear_faults(0)
+        assert source.read()[0].error is None
 
 
 def test_a_reset_counter_starts_over(library: str, card: Card) -> None:
@@ -262,17 +222,6 @@ def test_a_reset_counter_starts_over(library: str, card: Card) -> None:
         card.fault(0, Fault.RESET, time.monotonic_ns())
         assert before is not None
         wait_until(lambda: (source.read()[0].energy_uj or before) < before)
-
-
-def test_a_stuck_counter_stands_still(library: str, card: Card) -> None:
-    """No refresh while it is stuck; everything shows afterwards."""
-    card.post(0, 500.0, time.monotonic_ns() - 10**9)
-    with opened(library, "0") as source:
-        card.fault(0, Fault.STUCK, time.monotonic_ns(), time.monotonic_ns() + 250_000_000)
-        assert moved_uj(source, lambda: time.sleep(0.15)) == 0
-        start = source.read()[0].energy_uj
-        assert start is not None
-        wait_until(lambda: (source.read()[0].energy_uj or 0) > start)
 
 
 def test_a_jump_shows(library: str, card: Card) -> None:
@@ -289,7 +238,7 @@ def test_a_slow_call_tells_its_latency(library: str, card: Card) -> None:
     """How long the call took is in the reading, and its time is the middle of it."""
     with opened(library, "0") as source:
         now = time.monotonic_ns()
-        card.fault(0, Fault.SLOW, now, now + 10**9, value=30_000_000)
+        card.fault(0, Fault.SLOW, 0, value=30_000_000)
         (reading,) = source.read()
     assert reading.latency_s is not None
     assert reading.latency_s >= 0.03
