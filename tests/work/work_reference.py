@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from meter.model import EngineEvent, Event, Phase, RequestClosed, Step, Work
 
 
-class LostBase(AssertionError):
+class LostBaseError(AssertionError):
     """A step in change form whose predecessor is not known."""
 
 
@@ -40,7 +40,7 @@ def expand(events: Iterable[Event]) -> list[dict[str, Work]]:
         now: dict[str, Work] = {}
         if event.same:
             if last is None or event.seq != last.seq + 1 or event.epoch != last.epoch:
-                raise LostBase(f"step {event.seq} has no base")
+                raise LostBaseError(f"step {event.seq} has no base")
             for name, before in steps[-1].items():
                 if before.phase is Phase.DECODE and name not in closed and name not in event.drop:
                     now[name] = Work(name, 1, before.context + 1, Phase.DECODE)

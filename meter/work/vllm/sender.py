@@ -13,7 +13,7 @@ How an engine uses it (vLLM's plugin does, and the demo's engine too)::
 
 Nothing is sent before ``flush``; flush at least after every step, and after ``opened`` before a
 long step. All times are ``CLOCK_MONOTONIC`` nanoseconds. A request closes after the last step that
-names it. One thread only.
+names it. To be called from one thread.
 
 **The wire.** ``AF_UNIX`` datagrams, each one JSON array ``["jm1", source, number, [record …]]``:
 ``source`` names one life of one engine, ``number`` counts its datagrams from 0. The records:
@@ -38,6 +38,9 @@ buffer that grows too large drops its steps, and a jump in ``seq`` tells so. Wit
 steps are dropped at once; a connection is tried once a second, and a new one begins with ``H`` and
 an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
 until it comes, steps in change form are not sent: they would have no base.
+
+An engine that falls idle flushes no more. So that its last words do not wait for its next request,
+a thread, born with the first full queue, flushes what a full queue has left behind.
 """
 
 from __future__ import annotations
@@ -47,16 +50,19 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 DATAGRAM_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
 RETRY_NS = 1_000_000_000
+FLUSH_S = 0.02
 
 # A full step of this many requests still fits one datagram of the default socket buffer.
 _WORK_PER_RECORD = 1000
-_STEP_RECORDS = ('["S"', '["F"', '["P"', '["D"')
+_STEPS = ('["S"', '["F"')
+_STEP_RECORDS = (*_STEPS, '["P"', '["D"')
 _FULL_QUEUE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM}
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -67,7 +73,8 @@ WorkRow = Sequence[object]
 class Sender:
     """Non-blocking, bounded, reconnecting. No method waits or raises for the meter's sake.
 
-    ``path``: the meter's socket. ``clock``: ``CLOCK_MONOTONIC`` in ns. ``lost_steps`` counts steps
+    ``path``: the meter's socket. ``clock``: ``CLOCK_MONOTONIC`` in ns. ``flush_s``: how long after
+    a full queue it is tried again without the engine (``None``: never). ``lost_steps`` counts steps
     that were not sent, ``datagrams`` those that were.
     """
 
@@ -76,11 +83,16 @@ class Sender:
         path: str,
         clock: Callable[[], int] = time.monotonic_ns,
         buffer_bytes: int = BUFFER_BYTES,
+        flush_s: float | None = FLUSH_S,
     ) -> None:
         self._path = path
         self._clock = clock
         self._buffer_bytes = buffer_bytes
         self._limit = buffer_bytes
+        self._flush_s = flush_s
+        self._lock = threading.Lock()  # held for one non-blocking send at most
+        self._left = threading.Event()
+        self._flusher: threading.Thread | None = None
         self.source = f"{os.getpid()}-{clock()}"
         self._facts: Mapping[str, object] | None = None
         self._event = "up"
@@ -99,6 +111,11 @@ class Sender:
         return self._socket is not None
 
     @property
+    def pending(self) -> bool:
+        """True while something waits that a listener would take."""
+        return bool(self._buffer)
+
+    @property
     def wants_full(self) -> bool:
         """True where the next step has to be in full form for the meter to follow."""
         return self._needs_full and self._socket is not None and not self._stalled
@@ -115,9 +132,7 @@ class Sender:
         """
         self._facts = dict(facts)
         self._event = event
-        if self._socket is None:
-            self._connect()
-        else:
+        if self._socket is not None:
             self._put(self._hello())
         self.flush()
 
@@ -188,26 +203,29 @@ class Sender:
         """The engine goes down, or is no longer watched. Says so, once, and lets go."""
         self._put(_encode(("E", self._clock(), "down")))
         self.flush()
-        self._disconnect()
-        self._facts = None
+        with self._lock:
+            self._disconnect()
+            self._facts = None
+        self._left.set()
 
     # --- transport
 
     def flush(self) -> None:
         """Send what is there, as far as the meter takes it now."""
-        if self._socket is None and not self._connect():
-            return
-        buffer = self._buffer
-        while buffer and self._socket is not None:
-            count = len(buffer) if self._size <= DATAGRAM_BYTES else self._fitting()
-            records = ",".join(buffer[:count])
-            data = f'["jm1","{self.source}",{self.datagrams},[{records}]]'.encode()
-            if not self._send(self._socket, data):
+        with self._lock:
+            if self._socket is None and not self._connect():
                 return
-            self.datagrams += 1
-            self._stalled = False
-            del buffer[:count]
-            self._size -= len(records) + 1
+            buffer = self._buffer
+            while buffer and self._socket is not None:
+                count = len(buffer) if self._size <= DATAGRAM_BYTES else self._fitting()
+                records = ",".join(buffer[:count])
+                data = f'["jm1","{self.source}",{self.datagrams},[{records}]]'.encode()
+                if not self._send(self._socket, data):
+                    return
+                self.datagrams += 1
+                self._stalled = False
+                del buffer[:count]
+                self._size -= len(records) + 1
 
     def _send(self, connection: socket.socket, data: bytes) -> bool:
         try:
@@ -215,8 +233,27 @@ class Sender:
         except OSError as error:
             if error.errno not in _FULL_QUEUE:
                 self._disconnect()
+            elif self._flush_s is not None:
+                self._flush_later(self._flush_s)
             return False
         return True
+
+    def _flush_later(self, wait_s: float) -> None:
+        self._left.set()
+        if self._flusher is None:
+            self._flusher = threading.Thread(
+                target=self._flush_what_is_left,
+                args=(wait_s,),
+                name="joulemeter-flush",
+                daemon=True,
+            )
+            self._flusher.start()
+
+    def _flush_what_is_left(self, wait_s: float) -> None:
+        while self._left.wait() and self._facts is not None:
+            self._left.clear()
+            time.sleep(wait_s)
+            self.flush()
 
     def _fitting(self) -> int:
         """How many records from the front fit one datagram (at least one)."""
@@ -228,12 +265,13 @@ class Sender:
         return len(self._buffer)
 
     def _put(self, text: str) -> None:
-        if self._socket is None:
-            return
-        self._buffer.append(text)
-        self._size += len(text) + 1
-        if self._size > self._limit:
-            self._overflow()
+        with self._lock:
+            if self._socket is None:
+                return
+            self._buffer.append(text)
+            self._size += len(text) + 1
+            if self._size > self._limit:
+                self._overflow()
 
     def _overflow(self) -> None:
         """The meter has not read for long: its steps are given up, requests' ends are kept.
@@ -241,7 +279,7 @@ class Sender:
         Where those alone are too many, all goes, and a new connection starts afresh.
         """
         kept = [text for text in self._buffer if not text.startswith(_STEP_RECORDS)]
-        self.lost_steps += len(self._buffer) - len(kept)
+        self._count_lost()
         self._buffer[:] = kept
         self._size = sum(map(len, kept)) + len(kept)
         self._stalled = True
@@ -283,5 +321,9 @@ class Sender:
             self._socket.close()
         self._socket = None
         self._needs_full = True
+        self._count_lost()
         self._buffer.clear()
         self._size = 0
+
+    def _count_lost(self) -> None:
+        self.lost_steps += sum(text.startswith(_STEPS) for text in self._buffer)

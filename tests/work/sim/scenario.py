@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def truth(engine: FakeEngine) -> dict[str, Any]:
     }
 
 
+def drain(engine: FakeEngine) -> None:
+    """An engine lives on after its last step, and so does what it has still to say."""
+    sender = engine.scheduler._joulemeter_hook._tap._sender
+    while sender.pending:
+        time.sleep(0.01)
+
+
 def main() -> None:
     joulemeter_vllm.register()
     joulemeter_vllm.register()  # a second time does no harm
@@ -89,6 +97,7 @@ def main() -> None:
         resets, seed = options.pop("resets", False), options.pop("seed")
         engine = FakeEngine(Setup(**options), seed)
         run(engine, name, resets)
+        drain(engine)
         truths[name] = truth(engine)
     Path(sys.argv[2]).write_text(json.dumps(truths), encoding="utf-8")
 
