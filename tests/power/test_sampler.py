@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -177,49 +176,57 @@ def test_a_push_that_raises_does_not_end_the_thread() -> None:
     assert sampler.counters.errors == {"script": 2}
 
 
-def test_a_slow_poll_is_late_and_what_it_missed_is_not_caught_up() -> None:
-    """A poll that takes longer than its period: the next says how late it is, and deadlines that
-    passed are counted as missed."""
-    events: queue.Queue[Event] = queue.Queue()
+START_NS, PERIOD_NS = 1_000_000, 20_000_000  # 50 Hz
+
+
+def play(
+    monkeypatch: pytest.MonkeyPatch, polls: int, seed: int = 0, read_ns: int = 0, wake_ns: int = 0
+) -> tuple[list[int], list[Reading], Sampler]:
+    """The sampler on a clock that only waiting and reading move: when each poll after the first
+    began, and what was pushed. ``read_ns``: how long a read takes; ``wake_ns``: how late the thread
+    is woken."""
+    now = {"ns": START_NS}
+    monkeypatch.setattr("meter.power.sampler.time.monotonic_ns", lambda: now["ns"])
+    begun: list[int] = []
+    pushed: list[Event] = []
 
     class Slow(Script):
         def read(self) -> Sequence[Reading]:
-            end_ns = time.monotonic_ns() + 20_000_000
-            while time.monotonic_ns() < end_ns:
-                threading.Event().wait(0.005)
+            now["ns"] += read_ns
             return super().read()
 
-    sampler = Sampler([Slow(Reading("d", 1, 5))], events.put, rate_hz=200)
-    sampler.start()
-    take(events, 4)
-    sampler.stop()
-    assert sampler.counters.missed >= 3 * (sampler.counters.samples - 1) >= 9
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            now["ns"] += round((timeout or 0.0) * 1e9) + wake_ns
+            begun.append(now["ns"])
+            if len(begun) == polls:
+                self.set()
+            return self.is_set()
+
+    sampler = Sampler([Slow(Reading("d", 1, 5))], pushed.append, 50.0, seed)
+    sampler._stopping = Clock()
+    sampler._poll()
+    return begun, [event for event in pushed if isinstance(event, Reading)], sampler
 
 
 def test_the_jitter_is_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines stand around an absolute grid, by the seed: they do not drift, and a run can be
-    repeated. Played on a clock that only waiting moves."""
+    """Polls stand around an absolute grid, by the seed: they do not drift, and a run can be
+    repeated."""
+    one, readings, sampler = play(monkeypatch, 200, seed=1, wake_ns=300_000)
+    assert one == play(monkeypatch, 200, seed=1, wake_ns=300_000)[0]
+    assert one != play(monkeypatch, 200, seed=2, wake_ns=300_000)[0]
+    off = [at - 300_000 - START_NS - (i + 1) * PERIOD_NS for i, at in enumerate(one)]
+    assert max(map(abs, off)) <= 0.08 * PERIOD_NS + 1
+    assert max(off) - min(off) > 0.1 * PERIOD_NS
+    assert [r.late_s for r in readings[1:]] == pytest.approx([300e-6] * 200)
+    assert sampler.counters.missed == 0
 
-    def deadlines(seed: int) -> list[int]:
-        now = {"ns": 1_000_000}
-        monkeypatch.setattr("meter.power.sampler.time.monotonic_ns", lambda: now["ns"])
-        seen: list[int] = []
-        sampler = Sampler([Script(Reading("d", 1, 5))], lambda event: None, 50.0, seed)
 
-        class Stopping(threading.Event):
-            def wait(self, timeout: float | None = None) -> bool:
-                now["ns"] += round((timeout or 0.0) * 1e9)
-                seen.append(now["ns"])
-                if len(seen) == 200:
-                    self.set()
-                return self.is_set()
-
-        sampler._stopping = Stopping()
-        sampler._poll()
-        return seen
-
-    one = deadlines(seed=1)
-    assert one == deadlines(seed=1) != deadlines(seed=2)
-    off = [at - 1_000_000 - (i + 1) * 20_000_000 for i, at in enumerate(one)]
-    assert max(map(abs, off)) <= 0.08 * 20_000_000 + 1
-    assert max(off) - min(off) > 0.1 * 20_000_000
+def test_missed_deadlines_are_not_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that takes four and a half periods: the next poll waits for the grid's next deadline,
+    on time, and the four that passed are counted."""
+    begun, readings, sampler = play(monkeypatch, 10, read_ns=PERIOD_NS * 9 // 2)
+    grid = [(at - START_NS) / PERIOD_NS for at in begun]
+    assert grid == pytest.approx([5 * (i + 1) for i in range(10)], abs=0.081)
+    assert [r.late_s for r in readings] == pytest.approx([0.0] * 11)
+    assert sampler.counters.missed == 4 * 10
