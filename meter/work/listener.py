@@ -122,7 +122,7 @@ class Listener:
             if size:
                 self._take(view[:size])
             if time.monotonic() >= next_look:
-                self._look_for_the_dead()
+                self.look_for_the_dead()
                 next_look = time.monotonic() + _LIVENESS_S
             if self._stopping.is_set():
                 listening.setblocking(False)
@@ -134,7 +134,8 @@ class Listener:
         for event in self._decoder.decode(data):
             self._push(event)
 
-    def _look_for_the_dead(self) -> None:
+    def look_for_the_dead(self) -> None:
+        """Tell the end of engines whose process is gone; the thread does so once a second."""
         for source in self._decoder.sources:
             if self._is_gone(source):
                 self._push(self._decoder.gone(source, time.monotonic_ns()))
