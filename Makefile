@@ -58,6 +58,7 @@ dashboards: install
 	$(BIN)/python -m grafana
 
 bench: install
+	tests/vllm_cpu/setup.sh
 	$(BIN)/python tests/bench/plugin_cost.py
 
 demo: $(VENV)/.base
