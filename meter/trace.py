@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
@@ -101,8 +102,9 @@ class TraceWriter:
 
 
 # A float cannot hold a nanosecond of a machine's uptime, and the json module writes no Decimal:
-# each exact number goes in as a string between marks, and the marks and quotes come off again.
-_MARK = "\x00"
+# each exact number goes in as a string between marks, and the marks and quotes come off again. The
+# mark is a new one in each process, so that no text a client sends can hold it.
+_MARK = "\x00" + secrets.token_hex(8)
 _ESCAPED = json.dumps(_MARK)[1:-1]
 
 

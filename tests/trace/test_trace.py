@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meter.model import (
@@ -66,6 +66,8 @@ events: st.SearchStrategy[Event] = st.one_of(
 
 
 @given(st.lists(events, max_size=20), st.sampled_from(["", ".gz", ".zst"]))
+@example([Reading("0", 0, None, error="\x00")], "")
+@example([Reading("0", 0, None, error="\x001.5\x00")], "")
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, written: list[Event], suffix: str
 ) -> None:
