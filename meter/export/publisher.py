@@ -95,6 +95,8 @@ class Publisher:
     def _count(self, receipt: Receipt) -> None:
         """Observe a final receipt, once, and keep it for look-ups."""
         self._store.add(receipt)
+        if receipt.quality is None:
+            return  # nothing measured its engine: there is no figure, and that is not a zero
         model = self._models.label(receipt.model or "")
         utc_s = ((receipt.closed_ns or receipt.opened_ns) + self._utc_offset_ns) / 1e9
         key = (model, receipt.engine)

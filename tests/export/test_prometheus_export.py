@@ -112,6 +112,14 @@ def test_reading_changes_nothing(state):
     assert generate_latest(reg) == generate_latest(reg)
 
 
+def test_a_request_that_nobody_measured_is_no_zero(publisher):
+    """Without an energy counter there is a receipt, but no observation of 0 J."""
+    unmeasured = make_receipt(prefill_j=0.0, decode_j=0.0, uncertainty_j=0.0, quality=None)
+    state = publisher.publish(make_snapshot(), [unmeasured], Health())
+    assert (state.request_energy, state.output_token_energy) == ({}, {})
+    assert publisher.find(unmeasured.id, lambda _: None) is not None
+
+
 def test_before_the_first_state_there_is_nothing():
     """And no error."""
     assert generate_latest(make_registry(lambda: None)) == b""
