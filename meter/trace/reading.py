@@ -1,21 +1,13 @@
-"""The trace format: what the sources saw, as JSON Lines (DESIGN section 6).
-
-The first line is ``meta``; times are seconds with up to nine decimals, read and written as exact
-nanoseconds. Files ending in ``.gz`` or ``.zst`` are compressed. Reading never stops at a bad line:
-it is reported by number and reason, and the rest is used.
-"""
+"""Reads a trace; a bad line is named, and the rest is used."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from meter.model import (
     Clock,
@@ -34,8 +26,7 @@ from meter.model import (
     Step,
     Work,
 )
-
-VERSION = 1
+from meter.trace.file import VERSION, open_trace
 
 
 class TraceError(Exception):
@@ -61,200 +52,6 @@ class Trace:
     events: list[Event]
     bad_lines: list[BadLine] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
-
-
-# --- writing --------------------------------------------------------------------------------
-
-
-class TraceWriter:
-    """Appends events to a trace file as they come. Not thread-safe: one writer owns it."""
-
-    def __init__(
-        self,
-        path: Path | str,
-        devices: tuple[Device, ...] = (),
-        engines: tuple[Engine, ...] = (),
-        wall_utc_ns: int | None = None,
-    ) -> None:
-        self._file = _open(Path(path), "w")
-        meta: dict[str, Any] = {
-            "type": "meta",
-            "version": VERSION,
-            "engines": {engine.id: _engine_facts(engine) for engine in engines},
-            "devices": {device.id: _device_facts(device) for device in devices},
-        }
-        if wall_utc_ns is not None:
-            meta["wall_utc_ns"] = wall_utc_ns
-        self._put(meta)
-
-    def write(self, event: Event) -> None:
-        self._put(_line(event))
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _put(self, line: dict[str, Any]) -> None:
-        text = json.dumps(line, separators=(",", ":"), default=_exact)
-        self._file.write(_unquote(text) + "\n")
-
-
-# A float cannot hold a nanosecond of a machine's uptime, and the json module writes no Decimal:
-# each exact number goes in as a string between marks, and the marks and quotes come off again. The
-# mark is a new one in each process, so that no text a client sends can hold it.
-_MARK = "\x00" + secrets.token_hex(8)
-_ESCAPED = json.dumps(_MARK)[1:-1]
-
-
-def _exact(value: object) -> str:
-    if isinstance(value, Decimal):
-        return f"{_MARK}{value:f}{_MARK}"
-    raise TypeError(f"not a trace value: {value!r}")
-
-
-def _unquote(text: str) -> str:
-    return text.replace(f'"{_ESCAPED}', "").replace(f'{_ESCAPED}"', "")
-
-
-def _seconds(ns: int) -> Decimal:
-    return Decimal(ns).scaleb(-9)
-
-
-def _joules(uj: int) -> Decimal:
-    return Decimal(uj).scaleb(-6)
-
-
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _engine_facts(engine: Engine) -> dict[str, Any]:
-    return _present(
-        devices=list(engine.devices),
-        model=engine.model,
-        fidelity=str(engine.fidelity),
-        params=engine.params,
-        active_params=engine.active_params,
-        weight_bytes=engine.weight_bytes,
-        kv_bytes_per_token=engine.kv_bytes_per_token,
-        layers=engine.layers,
-        heads=engine.heads,
-        head_dim=engine.head_dim,
-        engine_version=engine.engine_version,
-    )
-
-
-def _device_facts(device: Device) -> dict[str, Any]:
-    return _present(
-        name=device.name,
-        quality=str(device.quality),
-        index=device.index,
-        boundary=device.boundary,
-        mem_bandwidth=device.mem_bandwidth,
-        power_limit_w=device.power_limit_w,
-        refresh_s=device.refresh_s,
-    )
-
-
-def _line(event: Event) -> dict[str, Any]:
-    match event:
-        case Reading():
-            energy = None if event.energy_uj is None else _joules(event.energy_uj)
-            return {
-                "type": "reading",
-                "t": _seconds(event.t_ns),
-                "device": event.device,
-                **_present(
-                    energy_j=energy,
-                    power_w=event.power_w,
-                    latency_s=event.latency_s,
-                    late_s=event.late_s,
-                    error=event.error,
-                ),
-            }
-        case Step():
-            return _step_line(event)
-        case RequestOpened():
-            return {
-                "type": "request",
-                "event": "open",
-                "id": event.request,
-                "t": _seconds(event.t_ns),
-                "engine": event.engine,
-                **_present(
-                    model=event.model,
-                    tenant=event.tenant,
-                    parent=event.parent,
-                    prompt_tokens=event.prompt_tokens,
-                ),
-            }
-        case RequestClosed():
-            return {
-                "type": "request",
-                "event": "close",
-                "id": event.request,
-                "t": _seconds(event.t_ns),
-                "engine": event.engine,
-                **_present(
-                    reason=event.reason,
-                    prompt_tokens=event.prompt_tokens,
-                    cached_tokens=event.cached_tokens,
-                    completion_tokens=event.completion_tokens,
-                ),
-            }
-        case EngineEvent():
-            line = {
-                "type": "engine",
-                "event": event.event,
-                "engine": event.engine,
-                "t": _seconds(event.t_ns),
-                "epoch": event.epoch,
-            }
-            return line | ({"info": _engine_facts(event.info)} if event.info else {})
-        case Gap():
-            return {
-                "type": "gap",
-                "engine": event.engine,
-                "t": _seconds(event.t_ns),
-                "epoch": event.epoch,
-                "from": event.first_seq,
-                "to": event.last_seq,
-            }
-        case Clock():
-            return {"type": "clock", "t": _seconds(event.t_ns), "utc_ns": event.utc_ns}
-        case DeviceFound():
-            device = event.device
-            return {
-                "type": "device",
-                "t": _seconds(event.t_ns),
-                "device": device.id,
-                **_device_facts(device),
-            }
-
-
-def _step_line(step: Step) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "type": "step",
-        "seq": step.seq,
-        "engine": step.engine,
-        "t0": _seconds(step.t0_ns),
-        "t1": _seconds(step.t1_ns),
-    }
-    if step.epoch:
-        line["epoch"] = step.epoch
-    if step.dummy:
-        line["kind"] = "dummy"
-    work = [list(w if w.kept is not None else w[:4]) for w in step.work]
-    if step.same:
-        line |= {"same": True, "add": work, "drop": list(step.drop)}
-    else:
-        line["work"] = work
-    return line
-
-
-# --- reading --------------------------------------------------------------------------------
 
 
 def read_trace(path: Path | str) -> Trace:
@@ -290,7 +87,7 @@ def _lines(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, str]]:
     """Numbered lines; a file cut off in mid-stream ends with a bad line."""
     number = 0
     try:
-        with _open(path, "r") as file:
+        with open_trace(path, "r") as file:
             for number, text in enumerate(file, 1):
                 yield number, text
     except FileNotFoundError as error:
@@ -302,17 +99,6 @@ def _lines(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, str]]:
             bad.append(BadLine(number + 1, f"the file breaks off here: {error}"))
         else:
             raise
-
-
-def _open(path: Path, mode: str) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast("IO[str]", gzip.open(path, mode + "t", encoding="utf-8"))
-    if path.suffix == ".zst":
-        import zstandard
-
-        stream: IO[bytes] = zstandard.open(path, mode + "b")
-        return io.TextIOWrapper(stream, encoding="utf-8")
-    return path.open(mode, encoding="utf-8")
 
 
 class _Reader:

@@ -1,0 +1,13 @@
+"""The trace format: what the sources saw, as JSON Lines (DESIGN section 6).
+
+The first line is ``meta``; times are seconds with up to nine decimals, read and written as exact
+nanoseconds. Files ending in ``.gz`` or ``.zst`` are compressed. Reading never stops at a bad line:
+it is reported by number and reason, and the rest is used.
+"""
+
+from __future__ import annotations
+
+from meter.trace.reading import BadLine, LineError, Trace, TraceError, read_trace
+from meter.trace.writing import TraceWriter
+
+__all__ = ["BadLine", "LineError", "Trace", "TraceError", "TraceWriter", "read_trace"]
