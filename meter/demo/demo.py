@@ -82,7 +82,7 @@ def choose(folder: Path, vllm: bool) -> Stage:
 
 
 class _Stopping:
-    """Set by the first Ctrl-C or SIGTERM, which end the demo in order; a second one at once."""
+    """Set by the first Ctrl-C, SIGTERM or SIGHUP: the demo ends in order; by a second, at once."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -90,7 +90,7 @@ class _Stopping:
 
     def __enter__(self) -> threading.Event:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._before[number] = signal.signal(number, self._stop)
         return self.event
 
@@ -145,7 +145,8 @@ class Demo:
         def show(state: str) -> None:
             metered.check()
             self._look(metered)
-            live.update(draw(self._frame(metered, state)), refresh=True)
+            frame = self._frame(metered, state)
+            live.update(draw(frame, self._console.width), refresh=True)
 
         if not self._wait("the engine starts", show, self._is_up, self._stage.start_s):
             if self._stopping.is_set():

@@ -27,6 +27,13 @@ pricing:
   pue: 1.2
   hardware_price_per_hour: {hardware_price_per_hour}
 """
+# Runs the rest of its arguments as a process that gets SIGTERM when the demo is gone, however it
+# went (PR_SET_PDEATHSIG is 1): nothing stays behind.
+_TETHERED = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _STOP_S = 20.0
 _TAIL_LINES = 25
 
@@ -69,7 +76,7 @@ class Metered:
             environ.pop("CUDA_VISIBLE_DEVICES", None)  # names no simulated card
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*run, *options, "--", *stage.command],
+                [sys.executable, "-c", _TETHERED, *run, *options, "--", *stage.command],
                 env={**environ, **stage.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -22,6 +22,8 @@ ACCOUNTS = (
     ("pending", "white"),
 )
 _BAR = 30
+_WIDE = 96
+_WIDE_ONLY = ("cached", "±", "end")
 _LEVELS = "▁▂▃▄▅▆▇█"
 _QUALITY_STYLE = {"measured": "bold green", "estimated": "bold yellow", "simulated": "bold cyan"}
 
@@ -42,12 +44,12 @@ class Frame:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def draw(frame: Frame) -> RenderableType:
-    """The whole screen."""
+def draw(frame: Frame, width: int = 100) -> RenderableType:
+    """The whole screen, ``width`` columns wide; below 96 receipts show less."""
     quality = (frame.summary or {}).get("quality")
     parts: list[RenderableType] = [_now(frame, quality), _accounts(frame, quality)]
     if frame.receipts:
-        parts.append(_receipts(frame.receipts))
+        parts.append(_receipts(frame.receipts, width >= _WIDE))
     parts.append(_footer(frame))
     return Group(*parts)
 
@@ -57,9 +59,9 @@ def _tag(quality: str | None) -> Text:
 
 
 def _now(frame: Frame, quality: str | None) -> RenderableType:
-    grid = Table.grid(padding=(0, 3), expand=True)
+    grid = Table.grid(padding=(0, 2), expand=True)
     for _ in range(5):
-        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
     figures = _figures(frame)
     grid.add_row(*(Text(value, style="bold") for value, _ in figures))
     grid.add_row(*(Text(label, style="dim") for _, label in figures))
@@ -118,7 +120,7 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
         bar = Text("█" * round(_BAR * share) or ("▏" if energy_j else ""), style=colour)
         table.add_row(Text(name, style=colour), joules(energy_j), f"{100 * share:.1f} %", bar)
     table.add_section()
-    residual = f"adds up to within {abs(summary['conservation_error_j']):.0e} J"
+    residual = f"residual {abs(summary['conservation_error_j']):.0e} J"
     table.add_row(
         Text("measured", style="bold"),
         Text(joules(measured_j), style="bold"),
@@ -128,37 +130,37 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
     return table
 
 
-def _receipts(receipts: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _receipts(receipts: Sequence[Mapping[str, Any]], wide: bool) -> RenderableType:
+    rows = [_receipt_row(receipt) for receipt in receipts]
+    known = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
+    names = [name for name in known if wide or name not in _WIDE_ONLY]
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("newest receipts", no_wrap=True, min_width=17)
-    currency = next((r["cost"]["currency"] for r in receipts if r.get("cost")), "")
-    names = ("prompt", "cached", "output", "energy", "±", "J/token", f"cost µ{currency}", "end")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    has_tenants = any(receipt["tenant"] for receipt in receipts)
-    if has_tenants:
-        table.add_column("tenant", justify="right", no_wrap=True)
-    for receipt in receipts:
-        tenant = [receipt["tenant"] or "–"] if has_tenants else []
-        table.add_row(*_receipt_row(receipt), *tenant)
+    for receipt, row in zip(receipts, rows, strict=True):
+        table.add_row(receipt["id"], *(row[name] for name in names))
     return table
 
 
-def _receipt_row(receipt: Mapping[str, Any]) -> list[str]:
+def _receipt_row(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """One receipt's figures by column; a dash is what is not known."""
     energy_j, output = receipt["energy_j"], receipt["completion_tokens"]
     doubt = receipt["uncertainty_j"] / energy_j if energy_j else 0.0
     cost = receipt.get("cost") or {}
-    return [
-        receipt["id"],
-        _count(receipt["prompt_tokens"]),
-        _count(receipt["cached_tokens"]),
-        _count(output),
-        joules(energy_j),
-        f"{100 * doubt:.1f} %",
-        f"{energy_j / output:.3f}" if output else "–",
-        f"{float(cost['amount']) * 1e6:,.1f}" if cost else "–",
-        receipt["reason"] or "–",
-    ]
+    return {
+        "prompt": _count(receipt["prompt_tokens"]),
+        "cached": _count(receipt["cached_tokens"]),
+        "output": _count(output),
+        "energy": joules(energy_j),
+        "±": f"{100 * doubt:.1f} %",
+        "J/token": f"{energy_j / output:.3f}" if output else "–",
+        f"cost µ{cost.get('currency', 'USD')}": (
+            f"{float(cost['amount']) * 1e6:,.1f}" if cost else "–"
+        ),
+        "end": receipt["reason"] or "–",
+        "tenant": receipt["tenant"] or "–",
+    }
 
 
 def _footer(frame: Frame) -> RenderableType:

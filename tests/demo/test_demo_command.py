@@ -6,17 +6,19 @@ import io
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from meter.demo import demo
 from meter.demo.demo import Demo, choose, main
-from meter.demo.process import EndedError, answers, free_port, get_json
+from meter.demo.process import _TETHERED, EndedError, answers, free_port, get_json
 from meter.demo.stage import Stage
 from meter.demo.traffic import H100
 
@@ -101,3 +103,22 @@ def test_nobody_there_is_no_answer() -> None:
     url = f"http://127.0.0.1:{free_port()}/health"
     assert not answers(url)
     assert get_json(url) is None
+
+
+def test_nothing_stays_behind_when_the_demo_is_killed() -> None:
+    """What it started ends with it, even where it could not say good-bye."""
+    sleeper = [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"]
+    starts = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    command = [sys.executable, "-c", starts, _TETHERED, *sleeper]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        words = {parent.stdout.readline().strip() for _ in range(2)}
+        (pid,) = words - {"up"}
+        child = psutil.Process(int(pid))
+        parent.kill()
+    child.wait(10)

@@ -13,7 +13,7 @@ from meter.demo.table import ACCOUNTS, Frame, draw, joules, sparkline
 def text_of(frame: Frame, width: int = 100) -> str:
     console = Console(width=width, force_terminal=False, color_system=None)
     with console.capture() as captured:
-        console.print(draw(frame))
+        console.print(draw(frame, width))
     return captured.get()
 
 
@@ -77,7 +77,7 @@ def test_everything_that_matters_is_on_the_screen() -> None:
     text = text_of(frame())
     for words in (
         *("simulated", "http://127.0.0.1:9401", "400 W", "0.360 J", "0.1000 kWh", "0.50 USD"),
-        *("2.00 kJ", "1.40 kJ", "70.0 %", "adds up to within 2e-12 J", "settle 2.1 s behind"),
+        *("2.00 kJ", "1.40 kJ", "70.0 %", "residual 2e-12 J", "settle 2.1 s behind"),
         *(name for name, _ in ACCOUNTS),
     ):
         assert words in text
@@ -91,17 +91,31 @@ def test_a_receipt_is_one_line_with_its_share_of_everything() -> None:
     assert "…" not in text_of(frame())
 
 
+def test_on_eighty_columns_less_is_shown_and_nothing_is_cut() -> None:
+    """What a person asks first stays: tokens, energy, cost."""
+    text = text_of(frame(receipts=(receipt(id="chatcmpl-demo-12345", tenant="umbrella"),)), 80)
+    (line,) = [line for line in text.splitlines() if "demo-12345" in line]
+    for words in ("umbrella", "1,234", "100", "45.6 J", "0.456", "70.0"):
+        assert words in line
+    assert "cached" not in text
+    assert "…" not in text
+
+
 def test_unknown_is_a_dash_and_never_a_zero() -> None:
     """Before the first reading, without prices, and for an aborted request."""
     text = text_of(frame(summary=None, power_w=(), receipts=()))
     assert "waiting for the first reading" in text
     assert "0 W" not in text
-    aborted = receipt(completion_tokens=0, cached_tokens=None, cost=None, tenant=None)
-    (line,) = [
-        line for line in text_of(frame(receipts=(aborted,))).splitlines() if "demo-12" in line
-    ]
+    aborted = receipt(id="left", completion_tokens=0, cached_tokens=None, cost=None, tenant=None)
+    text = text_of(frame(receipts=(receipt(tenant=None), aborted)))
+    (line,) = [line for line in text.splitlines() if "left" in line]
     assert line.count("–") == 3
-    assert "tenant" not in text_of(frame(receipts=(aborted,)))
+
+
+def test_what_no_receipt_knows_has_no_column() -> None:
+    """No tenants, no column of dashes."""
+    assert "tenant" not in text_of(frame(receipts=(receipt(tenant=None),)))
+    assert "tenant" in text_of(frame())
 
 
 def test_notes_are_shown() -> None:
