@@ -21,17 +21,21 @@ except CommandError as error:
 sys.exit(code)
 """
 
-# Says when it is ready, then counts the signals it gets until it is told to end.
+# Says when it is ready, then counts the signals it gets until it is told to end. The main thread
+# waits in short turns: a signal that comes just before a blocking read would be noted after it only.
 COUNTER = """
-import signal, sys, time
+import signal, sys, threading
 got = []
 def note(number, frame):
     got.append(signal.Signals(number).name)
     print(" ".join(got), flush=True)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, note)
+reader = threading.Thread(target=sys.stdin.read)
+reader.start()
 print("ready", flush=True)
-sys.stdin.read()
+while reader.is_alive():
+    reader.join(0.02)
 sys.exit(len(got))
 """
 
