@@ -22,7 +22,7 @@ sys.exit(code)
 """
 
 # Says when it is ready, then counts the signals it gets until it is told to end. The main thread
-# waits in short turns: a signal that comes just before a blocking read would be noted after it only.
+# waits in short turns: a signal just before a blocking read would be noted after that read only.
 COUNTER = """
 import signal, sys, threading
 got = []
