@@ -153,6 +153,8 @@ class Writer:
         return self._state
 
     def _ask(self, answer: Callable[[], T], deadline_s: float) -> T:
+        if not self._thread.is_alive():
+            raise TimeoutError("the writer has ended")
         future: Future[T] = Future()
         if not self._inbox.ask(_Question(answer, future)):
             raise TimeoutError("the writer's queue is full")
@@ -175,6 +177,13 @@ class Writer:
         self._guard(self._core.finish)
         self._guard(self._publish)
         self._stop_recording()
+        self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        """Nobody waits for an answer that will not come."""
+        while (item := self._inbox.take(0.0)) is not None:
+            if isinstance(item, _Question) and item.future.set_running_or_notify_cancel():
+                item.future.set_exception(TimeoutError("the writer has ended"))
 
     def _guard(self, action: Callable[[], None]) -> None:
         """Do something; a bug there must not end the metering, and is said a few times only."""
