@@ -35,7 +35,7 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 _STOP_S = 20.0
-_TAIL_LINES = 25
+_TAIL_LINES = 40
 
 
 class EndedError(Exception):
