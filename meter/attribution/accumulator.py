@@ -30,6 +30,7 @@ class Sums(NamedTuple):
     decode: float = 0.0
     decode_k: float = 0.0
     noise: float = 0.0
+    unlearned: float = 0.0
 
 
 class Segment(NamedTuple):
@@ -54,6 +55,7 @@ class Bill:
     decode: float = 0.0
     context: float = 0.0
     noise: float = 0.0
+    unlearned: float = 0.0
     passes: int = 0
     decoded: int = 0
     segment: Segment | None = None
@@ -87,8 +89,11 @@ class Accumulator:
         fixed_j = (done.step_w + done.gap_j) / participants
         energy_j = done.energy_j
         noise = done.variance_j2 / energy_j**2 if energy_j > 0 else 0.0
+        unlearned = done.unlearned_j / energy_j if energy_j > 0 else 0.0
         for work in done.direct:
-            self._charge(work, done, fixed_j, noise)
+            bill = self._charge(work, done, fixed_j)
+            bill.noise += noise
+            bill.unlearned += unlearned
         offset = done.k - self._k0
         s = self._sums
         self._sums = Sums(
@@ -100,6 +105,7 @@ class Accumulator:
             s.decode + done.lambda_sum,
             s.decode_k + done.lambda_sum * offset,
             s.noise + noise,
+            s.unlearned + unlearned,
         )
         self._k = done.k + 1
 
@@ -150,22 +156,23 @@ class Accumulator:
         bill.decode += decode
         bill.context += start * decode + (now.decode_k - then.decode_k)
         bill.noise += now.noise - then.noise
+        bill.unlearned += now.unlearned - then.unlearned
         bill.passes += self._k - segment.k
         bill.decoded += self._k - segment.k
 
-    def _charge(self, work: Work, done: Pass, fixed_j: float, noise: float) -> None:
+    def _charge(self, work: Work, done: Pass, fixed_j: float) -> Bill:
+        """Put direct work on its request's bill; returns the bill."""
         bill = self._bill(work.request)
         share = 1.0 / done.participants
         bill.steps += done.lambda_sum * share
         bill.gap_s += done.gap_lambda_s * share
-        bill.noise += noise
         bill.passes += 1
         if work.phase is Phase.DECODE:
             bill.decode += done.lambda_sum * work.tokens
             bill.context += done.lambda_sum * work.context
             bill.decoded += work.kept if work.kept is not None else 1
             bill.decode_j += fixed_j + done.decode_w * work.tokens + done.context_w * work.context
-            return
+            return bill
         pairs = 0.0 if work.phase is Phase.ENCODER else prefill_pairs(work.tokens, work.context)
         bill.prefill += done.lambda_sum * work.tokens
         bill.pairs += done.lambda_sum * pairs
@@ -174,6 +181,7 @@ class Accumulator:
             bill.recompute_j += energy_j
         else:
             bill.prefill_j += energy_j
+        return bill
 
     def _rebase(self) -> None:
         """Move ``k0`` here, else ``k·B`` and ``C`` grow until their difference loses its digits."""

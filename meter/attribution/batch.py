@@ -49,6 +49,7 @@ class Pass:
     The rest grows as intervals settle (see ``settle``): ``*_w`` are joules per step and per unit of
     work, weighted by λ; ``gap_j`` the gap's joules; ``lambda_sum`` and ``gap_lambda_s`` the λ and
     the gap seconds so weighted; ``variance_j2`` what intervals cannot tell about this pass;
+    ``unlearned_j`` the joules split before the calibration had converged;
     ``pending_j`` the joules by device that wait for the pass to be complete.
     """
 
@@ -73,6 +74,7 @@ class Pass:
     lambda_sum: float = 0.0
     gap_lambda_s: float = 0.0
     variance_j2: float = 0.0
+    unlearned_j: float = 0.0
     pending_j: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -1,10 +1,10 @@
 """How sure a receipt is: one standard deviation of the split, from what the fit does not know.
 
-Three parts, added in quadrature. The coefficients' covariance, over how the request's work differs
-from the average work (an error that all share is undone by the closure). What an
-interval cannot tell: the noise of the steps in it, and its own edges. And the model's own form, a
-floor. The instrument's gain is no part
-of it: it is common to all requests of a device and stated apart.
+Four parts, added in quadrature. The coefficients' covariance, over how the request's work differs
+from the average work (an error that all share is undone by the closure). What an interval cannot
+tell: the noise of the steps in it, and its own edges. What was split before the calibration had
+converged. And the model's own form, a floor. The instrument's gain is no part of it: it is common
+to all requests of a device and stated apart.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from meter.attribution.calibration import Fit
 from meter.attribution.coefficients import Features
 
 _FORM = 0.01
+_UNLEARNED = 0.5
 _MEMORY = 0.98
 
 
@@ -51,8 +52,7 @@ def uncertainty_j(bill: Bill, fits: Sequence[Fit], mix: Mix) -> float:
     energy_j = bill.energy_j
     features = mix.excess_of(bill)
     variance = (_FORM * energy_j) ** 2 + bill.noise * (energy_j / bill.passes) ** 2
+    variance += (_UNLEARNED * energy_j * bill.unlearned / bill.passes) ** 2
     for fit in fits:
         variance += max(0.0, float(features @ fit.covariance @ features))
-        if not fit.converged:
-            variance += (0.3 * energy_j) ** 2 / len(fits)
     return float(min(variance**0.5, max(energy_j, 0.0)))

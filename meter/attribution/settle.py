@@ -164,6 +164,8 @@ def distribute(e: Evaluated, foreign: bool, devices: int, jump_w: float) -> Shar
     for part in e.parts:
         booked_j = _book(part, e.coefficients, factor, e.interval.device, devices)
         part.done.variance_j2 += variance * booked_j**2
+        if not e.fit.converged:
+            part.done.unlearned_j += booked_j
     return Shares(
         factor=factor,
         idle_j=factor * static_w * e.idle_ns * 1e-9,
