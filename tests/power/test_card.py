@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meter.demo import card as card_file
@@ -18,6 +18,7 @@ posts = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(posts, st.integers(0, 40 * 10**9))
 def test_energy_is_the_integral(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int]], until: int

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meter.model import Device, Quality, Reading
@@ -60,6 +60,7 @@ def test_two_interfaces_to_one_package_count_once(tmp_path: Path) -> None:
     assert source.read()[0].energy_uj == 100 + 2 * 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, RANGE_UJ - 1), min_size=1, max_size=20))
 def test_wrap_around_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, moves: list[int]
@@ -144,6 +145,7 @@ def test_the_estimate_follows_utilisation() -> None:
         assert reading.t_ns == cpu.ns
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.001, 0.5), st.floats(0.0, 4.0)), max_size=60))
 def test_the_kernels_ticks_cost_one_tick_at_most(steps: list[tuple[float, float]]) -> None:
     """However it is polled: the total is off by the last tick, errors do not add up, and readings
