@@ -122,6 +122,7 @@ class Writer:
         self._record = record
         self._thread = threading.Thread(target=self._run, name="joulemeter-writer", daemon=True)
         self._state: State | None = None
+        self._ended = False
         self._failures = 0
         self._flush_s = 0.0
         self._log = structlog.get_logger("joulemeter.writer")
@@ -153,7 +154,7 @@ class Writer:
         return self._state
 
     def _ask(self, answer: Callable[[], T], deadline_s: float) -> T:
-        if not self._thread.is_alive():
+        if self._ended:
             raise TimeoutError("the writer has ended")
         future: Future[T] = Future()
         if not self._inbox.ask(_Question(answer, future)):
@@ -181,6 +182,7 @@ class Writer:
 
     def _refuse_the_rest(self) -> None:
         """Nobody waits for an answer that will not come."""
+        self._ended = True
         while (item := self._inbox.take(0.0)) is not None:
             if isinstance(item, _Question) and item.future.set_running_or_notify_cancel():
                 item.future.set_exception(TimeoutError("the writer has ended"))

@@ -248,3 +248,12 @@ def test_with_the_real_core_every_joule_arrives():
     assert snapshot.receipts_closed_j == pytest.approx(snapshot.attributed_j)
     histogram = state.request_energy["m", "0"]
     assert histogram.sum == pytest.approx(snapshot.attributed_j)
+
+
+def test_a_question_to_an_ended_writer_is_refused_at_once():
+    """Nobody waits out a deadline for an answer that cannot come."""
+    _, writer = make(FakeCore())
+    writer.start()
+    writer.finish()
+    with pytest.raises(TimeoutError, match="ended"):
+        writer.receipt("r", deadline_s=3600.0)
