@@ -1,15 +1,19 @@
 """Which devices an engine owns.
 
 ``CUDA_VISIBLE_DEVICES`` names them where nothing is configured. Its indices are taken as NVML's,
-which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are alike.
+which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are alike. Where that is not set
+either, they are those on which the engine's processes compute, if the driver tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import psutil
+
 from meter.model import Device
-from meter.power.nvml import visible_devices
+from meter.power.errors import PowerError
+from meter.power.nvml import devices_of, visible_devices
 
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -23,12 +27,31 @@ def wanted(
 
 
 def owned(
-    found: Sequence[Device], configured: Sequence[str], cuda_visible: str | None
+    found: Sequence[Device],
+    configured: Sequence[str],
+    cuda_visible: str | None,
+    pid: int | None = None,
 ) -> tuple[str, ...]:
-    """The ids of the devices that an engine owns, of those found; all where nothing narrows it."""
+    """The ids of the devices that an engine owns, of those found; all where nothing narrows it.
+
+    ``pid``: a process of the engine whose children are its workers.
+    """
     names = tuple(configured) or visible_devices(cuda_visible) or ()
     ids = tuple(device.id for device in found if any(is_named(device, name) for name in names))
-    return ids or tuple(device.id for device in found)
+    return ids or _computed_on(found, pid) or tuple(device.id for device in found)
+
+
+def _computed_on(found: Sequence[Device], pid: int | None) -> tuple[str, ...]:
+    """The devices on which this process and its children compute; none where it cannot be told
+    (the driver does not list them, or the PID is of another namespace)."""
+    if pid is None or len(found) < 2:
+        return ()
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+        used = devices_of([pid, *(child.pid for child in children)])
+    except (PowerError, psutil.Error):
+        return ()
+    return tuple(device.id for device in found if device.id in used)
 
 
 def is_named(device: Device, name: str) -> bool:

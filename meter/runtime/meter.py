@@ -110,7 +110,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     engine = Engine(ENGINE, owned(devices, configured, environ.get(CUDA_VARIABLE)))
 
     def devices_of(hello: Hello) -> tuple[str, ...]:
-        return owned(devices, configured, hello.cuda_visible_devices or environ.get(CUDA_VARIABLE))
+        visible = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
+        return owned(devices, configured, visible, hello.pid)
 
     directory = parts.attempt("the meter's folder", _make_directory)
     listener = parts.attempt(

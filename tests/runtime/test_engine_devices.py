@@ -1,8 +1,15 @@
 """Which devices belong to an engine."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from meter.demo.card import Card, CardSpec
+from meter.demo.nvml_build import NoCompilerError, build
 from meter.model import Device, Quality
+from meter.power.nvml import NvmlSource
 from meter.runtime.devices import owned, wanted
 
 FOUND = tuple(
@@ -35,3 +42,37 @@ def test_an_engine_owns_what_names_it_else_all(configured, cuda, indices):
     """By index, by UUID or the beginning of one; a name that fits nothing narrows nothing."""
     ids = tuple(FOUND[int(i)].id for i in indices)
     assert owned(FOUND, configured, cuda) == ids
+
+
+@pytest.fixture
+def three_cards(tmp_path, monkeypatch):
+    """Three simulated cards behind an open NVML; this process computes on the second."""
+    try:
+        library = build(tmp_path)
+    except NoCompilerError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    specs = [CardSpec(uuid=f"GPU-{letter * 8}") for letter in "abc"]
+    card = Card.create(tmp_path / "card", specs)
+    monkeypatch.setenv("JOULEMETER_FAKE_NVML", str(tmp_path / "card"))
+    source = NvmlSource(str(library))
+    found = source.open()
+    yield card, tuple(found)
+    source.close()
+    card.close()
+
+
+def test_an_engine_owns_the_gpus_that_its_processes_compute_on(three_cards):
+    """Where nothing names them, the driver's list does: of the engine's process or a child."""
+    card, found = three_cards
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        card.set_processes(1, [child.pid])
+        assert owned(found, (), None, os.getpid()) == ("GPU-bbbbbbbb",)
+        assert owned(found, (), "2", os.getpid()) == ("GPU-cccccccc",)
+        assert owned(found, (), None, None) == owned(found, (), None, 2**22 + 1)
+        card.set_processes(1, [])
+        assert owned(found, (), None, os.getpid()) == tuple(device.id for device in found)
+    finally:
+        child.communicate(b"\n")
