@@ -175,7 +175,8 @@ class Engine:
             assert self.scheduler.add_request(FakeRequest(name, **more)) == "added"
 
     def heard(self) -> list[Event]:
-        """All events; ends the listening."""
+        """All events; ends the listening. The next ``schedule`` would send what is left."""
+        self.scheduler._joulemeter_hook._tap._sender.flush()
         self.listener.stop()
         return self.events
 

@@ -11,7 +11,7 @@ import pytest
 from work_reference import expand
 
 from meter.model import EngineEvent, Event, Gap, RequestClosed, RequestOpened, Step
-from meter.work.vllm.sender import RETRY_NS, Sender
+from meter.work.vllm.sender import FULL_NS, RETRY_NS, Sender
 from meter.work.wire import Decoder
 
 
@@ -61,12 +61,16 @@ class Ear:
 class Engine:
     """One request that decodes for ever: 0 is its prefill, each next step one token."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, clock: Clock | None = None) -> None:
         self.sender = sender
+        self.clock = clock
         self.seq = 0
         sender.opened(0, "r", parent="R")
 
-    def step(self) -> None:
+    def step(self, after_ns: int = 0) -> None:
+        """One step, ``after_ns`` later."""
+        if self.clock is not None:
+            self.clock.now_ns += after_ns
         context, times = self.seq, (10 * self.seq, 10 * self.seq + 5)
         full = self.sender.wants_full or self.seq < 2
         work = [("r", 1, context, "d" if self.seq else "p")] if full else []
@@ -98,15 +102,17 @@ def contexts(events: list[Event]) -> list[int]:
     return [step["r"].context for step in expand(events)]
 
 
-def test_a_full_queue_merges_and_loses_nothing(sender: Sender, ear: Ear) -> None:
+def test_a_full_queue_merges_and_loses_nothing(sender: Sender, clock: Clock, ear: Ear) -> None:
     """100 steps against a queue of ten datagrams: all arrive, in fewer datagrams."""
     sender.hello({"engine": "0"})
-    engine = Engine(sender)
+    engine = Engine(sender, clock)
     for _ in range(100):
         engine.step()
     first = ear.read()
     engine.step()
-    assert contexts([*first, *ear.read()]) == list(range(101))
+    assert ear.read() == [], "a full queue is not tried again at once"
+    engine.step(FULL_NS)
+    assert contexts([*first, *ear.read()]) == list(range(102))
     assert sender.lost_steps == 0
     assert ear.decoder.counters.datagrams < 20
 
@@ -196,10 +202,10 @@ def test_a_listener_that_restarts_is_joined_again(
         second.close()
 
 
-def test_an_overflow_gives_up_steps_and_keeps_ends(sender: Sender, ear: Ear) -> None:
+def test_an_overflow_gives_up_steps_and_keeps_ends(sender: Sender, clock: Clock, ear: Ear) -> None:
     """A listener deaf for long gets a gap, then a full step; opens and closes all arrive."""
     sender.hello({"engine": "0"})
-    engine = Engine(sender)
+    engine = Engine(sender, clock)
     for number in range(2000):
         if number % 100 == 0:
             sender.opened(number, f"s{number}")
@@ -209,7 +215,7 @@ def test_an_overflow_gives_up_steps_and_keeps_ends(sender: Sender, ear: Ear) -> 
     assert not sender.wants_full, "full steps would be built for nobody"
     for _ in range(4):
         ear.read()
-        engine.step()
+        engine.step(FULL_NS)
     ear.read()
     closed = [event.request for event in ear.events if isinstance(event, RequestClosed)]
     assert closed == [f"s{number}" for number in range(0, 2000, 100)]
@@ -251,9 +257,9 @@ def test_many_open_requests_are_announced_in_pieces(
     ear = Ear(tmp_path / "s")
     try:
         clock.now_ns += RETRY_NS
-        engine = Engine(sender)
+        engine = Engine(sender, clock)
         for _ in range(20):
-            engine.step()
+            engine.step(FULL_NS)
             ear.read()
         opened = [event.request for event in ear.events if isinstance(event, RequestOpened)]
         assert len(opened) == len(set(opened)) == 20_001

@@ -33,7 +33,7 @@ names it. To be called from one thread.
 change form as in ``meter.model.Step``.
 
 **What can go wrong.** A datagram that was sent is never lost, so the sender knows what the meter
-has. A full queue (the kernel holds 10) keeps the buffer, and the next flush sends it merged. A
+has. A full queue (the kernel holds 10) keeps the buffer; a flush 2 ms later sends it merged. A
 buffer that grows too large drops its steps, and a jump in ``seq`` tells so. Without a listener
 steps are dropped at once; a connection is tried once a second, and a new one begins with ``H`` and
 an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
@@ -53,11 +53,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 DATAGRAM_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
 RETRY_NS = 1_000_000_000
 FLUSH_S = 0.02
+FULL_NS = 2_000_000
 
 # A full step of this many requests still fits one datagram of the default socket buffer.
 _WORK_PER_RECORD = 1000
@@ -65,7 +67,25 @@ _STEPS = ('["S"', '["F"')
 _STEP_RECORDS = (*_STEPS, '["P"', '["D"')
 _FULL_QUEUE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM}
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+def _encoder() -> Callable[[object], str]:
+    """``JSONEncoder.encode`` with its C encoder made once: it makes a new one for every call."""
+    plain = json.JSONEncoder(separators=(",", ":")).encode
+    probe = ['é"', 1, None, {"a": [1.5, ()]}]
+    try:
+        make: Any = vars(json.encoder)["c_make_encoder"]
+        text: Any = json.encoder.encode_basestring_ascii
+        chunks = make(None, None, text, None, ":", ",", False, False, True)
+
+        def encode(value: object) -> str:
+            return "".join(chunks(value, 0))
+
+        return encode if encode(probe) == plain(probe) else plain
+    except Exception:  # another Python's json: slower, and as good
+        return plain
+
+
+_encode = _encoder()
 
 WorkRow = Sequence[object]
 
@@ -98,6 +118,7 @@ class Sender:
         self._event = "up"
         self._socket: socket.socket | None = None
         self._retry_ns = 0
+        self._full_ns = 0  # a queue that was full is not tried before; 0: it was not
         self._open: dict[str, str] = {}  # id -> its "O" record
         self._buffer: list[str] = []
         self._size = 0
@@ -170,9 +191,9 @@ class Sender:
                 return
         if not same:
             self._needs_full = False
-            self._put(f'["F",{seq},{t0_ns},{t1_ns},{_encode(work)}]')
+            self._put(_encode(("F", seq, t0_ns, t1_ns, work)))
         elif work or drop:
-            self._put(f'["S",{seq},{t0_ns},{t1_ns},{_encode(work)},{_encode(drop)}]')
+            self._put(_encode(("S", seq, t0_ns, t1_ns, work, drop)))
         else:
             self._put(f'["S",{seq},{t0_ns},{t1_ns},[],[]]')
 
@@ -213,9 +234,11 @@ class Sender:
     def flush(self) -> None:
         """Send what is there, as far as the meter takes it now."""
         with self._lock:
-            if self._socket is None and not self._connect():
-                return
             buffer = self._buffer
+            if self._socket is None:
+                self._connect()
+            elif self._full_ns and self._clock() < self._full_ns:
+                return
             while buffer and self._socket is not None:
                 count = len(buffer) if self._size <= DATAGRAM_BYTES else self._fitting()
                 records = ",".join(buffer[:count])
@@ -223,6 +246,7 @@ class Sender:
                 if not self._send(self._socket, data):
                     return
                 self.datagrams += 1
+                self._full_ns = 0
                 self._stalled = False
                 del buffer[:count]
                 self._size -= len(records) + 1
@@ -233,7 +257,9 @@ class Sender:
         except OSError as error:
             if error.errno not in _FULL_QUEUE:
                 self._disconnect()
-            elif self._flush_s is not None:
+                return False
+            self._full_ns = self._clock() + FULL_NS
+            if self._flush_s is not None:
                 self._flush_later(self._flush_s)
             return False
         return True
@@ -253,6 +279,7 @@ class Sender:
         while self._left.wait() and self._facts is not None:
             self._left.clear()
             time.sleep(wait_s)
+            self._full_ns = 0
             self.flush()
 
     def _fitting(self) -> int:
@@ -311,6 +338,7 @@ class Sender:
         self._size = sum(map(len, self._buffer)) + len(self._buffer)
         self._limit = max(self._buffer_bytes, 4 * self._size)
         self._stalled = False
+        self._full_ns = 0
         self._needs_full = True
 
     def _hello(self) -> str:

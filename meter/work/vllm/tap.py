@@ -35,9 +35,10 @@ class _Entry:
 
     ``reached``: context after its last step told; for members ``offset`` + the step's number
     instead. ``redo``: below this context tokens are computed again, after a preemption.
+    ``absent``: the step that it is expected to sit out.
     """
 
-    __slots__ = ("cached", "offset", "preemptions", "reached", "redo", "request")
+    __slots__ = ("absent", "cached", "offset", "preemptions", "reached", "redo", "request")
 
     def __init__(self, request: Any) -> None:
         self.request = request
@@ -46,6 +47,7 @@ class _Entry:
         self.reached = 0
         self.redo = 0
         self.preemptions = 0
+        self.absent = -1
 
 
 class _Flying(NamedTuple):
@@ -75,6 +77,7 @@ class Tap:
         self._open: dict[str, _Entry] = {}
         self._members: set[str] = set()
         self._watched: set[str] = set()
+        self._absent: dict[int, set[str]] = {}  # step -> members expected to sit it out
         self._seq = 0
         self._irregular = True  # the next step cannot build on the last one
         self._flying: deque[_Flying] = deque()
@@ -111,7 +114,8 @@ class Tap:
             self._finish(name)
         if self._closing:
             self._tell_ends()
-        self._sender.flush()
+        if not self._open:  # else schedule() comes next, and sends this with what is new there
+            self._sender.flush()
 
     def dummy(self, t0_ns: int, t1_ns: int) -> None:
         """A pass with no request in it ran from ``t0_ns`` to ``t1_ns``."""
@@ -147,6 +151,10 @@ class Tap:
             self._watched.discard(name)
             if name in members and name not in counts:
                 self._leave(name, seq, drop)
+        for name in self._absent.pop(seq, ()):
+            if name in members and name not in counts:
+                self._leave(name, seq, drop)
+                self._watched.add(name)
         rows: list[Row] = []
         joins: list[str] = []
         told = 0
@@ -208,10 +216,32 @@ class Tap:
             self._watched.discard(name)
             entry.offset = context - seq
             joins.append(name)
+            if self._flying:
+                self._expect(name, entry, seq)
         else:
             self._watched.add(name)
             self._irregular = self._irregular or phase == "d"
         return [name, tokens, context, phase]
+
+    def _expect(self, name: str, entry: _Entry, seq: int) -> None:
+        """Note the step that ``name`` will sit out if nothing ends it before its last token.
+
+        With asynchronous scheduling that step comes before its end is known. Only a hint: it saves
+        the search for who left.
+        """
+        if entry.absent >= 0:
+            self._expect_no_more(name, entry)
+        request = entry.request
+        last = request.num_prompt_tokens + request.max_tokens - 2  # context of its last decode
+        entry.absent = max(seq, last - entry.offset) + 1
+        self._absent.setdefault(entry.absent, set()).add(name)
+
+    def _expect_no_more(self, name: str, entry: _Entry) -> None:
+        names = self._absent.get(entry.absent)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._absent[entry.absent]
 
     def _leave(self, name: str, seq: int, drop: list[str]) -> None:
         self._members.discard(name)
@@ -256,6 +286,7 @@ class Tap:
             return
         self._members.discard(name)
         self._watched.discard(name)
+        self._expect_no_more(name, entry)
         request = entry.request
         last = self._flying[-1].seq if self._flying else -1
         reason = adapter.reason_of(request)
