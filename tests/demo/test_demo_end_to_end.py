@@ -83,7 +83,8 @@ def test_the_meter_is_nearer_to_the_truth_than_the_rules(played: Played) -> None
     found = played.comparison.by_rule
     assert played.comparison.against == "truth"
     assert set(found) == {"joulemeter", "tokens", "time", "inflight"}
-    assert found["joulemeter"].requests == len(played.demo.receipts)
+    charged = [r for r in played.demo.receipts.values() if r["energy_j"] > 0]
+    assert found["joulemeter"].requests == len(charged) > 5
     assert found["joulemeter"].mean < 0.1
     assert found["joulemeter"].mean < min(found[r].mean for r in ("tokens", "time", "inflight"))
 
