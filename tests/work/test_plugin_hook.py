@@ -75,6 +75,10 @@ class FakeScheduler:
         self.finished_req_ids: set[str] = set()
         self.fails = False
 
+    @property
+    def running(self) -> list[FakeRequest]:
+        return [r for r in self.requests.values() if r.num_computed_tokens]
+
     def add_request(self, request: FakeRequest) -> str:
         if self.fails:
             raise RuntimeError("the engine's own")
@@ -221,6 +225,17 @@ def test_it_tells_requests_and_steps(engine: Engine) -> None:
     ]
     assert isinstance(closed, RequestClosed)
     assert (closed.reason, closed.completion_tokens) == ("length", 3)
+
+
+def test_a_step_is_one_datagram_and_the_last_words_do_not_wait(engine: Engine) -> None:
+    """While somebody runs, a step's result goes with the next schedule; then it goes at once."""
+    engine.add("r", max_tokens=5)
+    for _ in range(5):
+        engine.step()
+    assert not engine.scheduler._joulemeter_hook._tap._sender.pending
+    engine.heard()
+    # hello, what was open at the first schedule, one each for the other four, the last words
+    assert engine.listener.counters.datagrams == 1 + 1 + 4 + 1
 
 
 def test_without_the_meters_socket_nothing_is_touched(

@@ -121,6 +121,11 @@ def finished_ids(owner: Any) -> Iterable[str]:
     return getattr(owner, "finished_req_ids", None) or ()
 
 
+def nobody_runs(scheduler: Any) -> bool:
+    """True where it is not certain that the engine will schedule again at once."""
+    return not getattr(scheduler, "running", None)
+
+
 def kept_tokens(output: Any, model_output: Any) -> dict[str, int]:
     """Tokens emitted by each request that speculated; after ``update_from_output``, which trims
     the sampled lists where a request stopped."""

@@ -114,8 +114,8 @@ class Tap:
             self._finish(name)
         if self._closing:
             self._tell_ends()
-        if not self._open:  # else schedule() comes next, and sends this with what is new there
-            self._sender.flush()
+        if adapter.nobody_runs(scheduler):
+            self._sender.flush()  # else schedule() comes next, and sends this with its own news
 
     def dummy(self, t0_ns: int, t1_ns: int) -> None:
         """A pass with no request in it ran from ``t0_ns`` to ``t1_ns``."""
