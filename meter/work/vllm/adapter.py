@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from . import facts
@@ -115,10 +115,11 @@ def preempted_ids(output: Any) -> Iterable[str]:
     return getattr(output, "preempted_req_ids", None) or ()
 
 
-def finished_ids(owner: Any) -> Iterable[str]:
+def finished_ids(owner: Any) -> Set[str]:
     """Of a ``SchedulerOutput``: who finished since the step before it. Of a scheduler: since the
     last ``schedule()``; not in its interface, so possibly nobody: the next step tells as well."""
-    return getattr(owner, "finished_req_ids", None) or ()
+    finished: Set[str] | None = getattr(owner, "finished_req_ids", None)
+    return finished or frozenset()
 
 
 def nobody_runs(scheduler: Any) -> bool:

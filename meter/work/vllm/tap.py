@@ -97,7 +97,7 @@ class Tap:
 
     def scheduled(self, output: Any, t_ns: int) -> None:
         """``schedule()`` returned ``output`` at ``t_ns``."""
-        for name in adapter.finished_ids(output):
+        for name in self._open.keys() & adapter.finished_ids(output):
             self._finish(name)
         if self._closing:
             self._tell_ends()
@@ -110,7 +110,7 @@ class Tap:
         step = self._land(output)
         if step is not None:
             self._tell(step, model_output, t_ns)
-        for name in adapter.finished_ids(scheduler):
+        for name in self._open.keys() & adapter.finished_ids(scheduler):
             self._finish(name)
         if self._closing:
             self._tell_ends()
@@ -281,9 +281,7 @@ class Tap:
 
     def _finish(self, name: str) -> None:
         """``name`` is finished; vLLM's object is read for the last time and let go."""
-        entry = self._open.pop(name, None)
-        if entry is None:
-            return
+        entry = self._open.pop(name)
         self._members.discard(name)
         self._watched.discard(name)
         self._expect_no_more(name, entry)
