@@ -289,7 +289,7 @@ class DeviceState:
     ``measured_j`` is everything the counter moved since the first reading; ``pending_j`` the part
     of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of
     DESIGN section 5 (``static_w, F, a, q, b, c``) to joules (watts for ``static_w``); an ``sd`` of
-    ``None`` means nothing is known. ``attributed_engines``: who computes on it.
+    ``None`` means nothing is known.
     """
 
     device: Device

@@ -120,7 +120,6 @@ class Batch:
         self._offset_sum = 0
         self._passes = 0
         self._synchronised = False
-        self.lost_steps = 0
 
     def __len__(self) -> int:
         return len(self._joined)
@@ -151,7 +150,6 @@ class Batch:
     def apply(self, step: Step, gap_ns: int) -> Pass | None:
         """The pass that ``step`` was; ``None`` where its change form has no known base."""
         if step.same and not self._synchronised:
-            self.lost_steps += 1
             return None
         k = self._passes
         prefill, decode, recompute = Totals(), Totals(), Totals()

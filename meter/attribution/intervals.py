@@ -161,7 +161,6 @@ class Counter:
         self.device = device
         self.moved_uj = 0
         self.resets = 0
-        self.errors = 0
         self.first_ns: int | None = None
         self.last: Reading | None = None
         self._edge_ns = 0
@@ -189,7 +188,6 @@ class Counter:
     def add(self, reading: Reading) -> list[Interval]:
         """Take a reading; return the intervals it closes (none while the counter stands)."""
         if reading.energy_uj is None:
-            self.errors += 1
             return []
         before = self.last
         if before is None:
