@@ -85,12 +85,29 @@ class Device:
     refresh_s: float | None = None
 
 
+class Experts(NamedTuple):
+    """A mixture-of-experts model: routed experts in each layer, and how many one token uses."""
+
+    total: int
+    active: int
+
+
+class Layout(NamedTuple):
+    """How an engine spreads over devices: tensor, pipeline, data and expert parallel ranks."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """An inference engine and the devices it owns; facts of its model where they are known.
 
     ``params``, ``active_params``: parameters (count); ``weight_bytes``, ``kv_bytes_per_token``:
-    bytes; ``fidelity``: how its work is seen.
+    bytes; ``fidelity``: how its work is seen; ``experts``: ``None`` for a dense model, or where
+    it is not known; ``layout``: ``None`` where it is not known.
     """
 
     id: str
@@ -105,6 +122,8 @@ class Engine:
     heads: int | None = None
     head_dim: int | None = None
     engine_version: str | None = None
+    experts: Experts | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +307,11 @@ class DeviceState:
 
     ``measured_j`` is everything the counter moved since the first reading; ``pending_j`` the part
     of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of
-    DESIGN section 5 (``static_w, F, a, q, b, c``) to joules (watts for ``static_w``); an ``sd`` of
-    ``None`` means nothing is known.
+    DESIGN section 5 (``static_w, F, a, q, b, c, e``) to joules (watts for ``static_w``); an ``sd`` of
+    ``None`` means nothing is known. ``latency_s`` is how long the last call took;
+    ``delay_s`` how late the counter shows what was drawn, ``smear_s`` the width of the window over
+    which it averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while not found.
+    ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     """
 
     device: Device
@@ -303,6 +325,10 @@ class DeviceState:
     intervals: int
     resets: int
     last_reading_ns: int | None
+    delay_s: float | None = None
+    smear_s: float | None = None
+    delay_sd_s: float | None = None
+    jumps: int = 0
 
     @property
     def settled_j(self) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from meter.attribution import Attributor
 from meter.attribution.rules import Rule, split
 from meter.export.receipts import receipt_line
-from meter.model import Account, Device, DeviceState, Receipt, Snapshot, worst
+from meter.model import Account, Receipt, Snapshot, worst
 from meter.trace import Trace, read_trace
 
 
@@ -56,29 +56,15 @@ def replay_trace(
     calibration: CalibrationMode = CalibrationMode.WHOLE,
 ) -> Replayed:
     """Replay a trace that is already read."""
-    core = _run(trace, Attributor(trace.devices, trace.engines))
-    if calibration is CalibrationMode.WHOLE:
-        for learned in core.calibrations().values():
-            learned.refit()
-        fits = {id: learned.fit for id, learned in core.calibrations().items()}
-        devices = [_with_tick(state) for state in core.snapshot().devices]
-        core = _run(trace, Attributor(devices, trace.engines, fits))
+    hindsight = calibration is CalibrationMode.WHOLE
+    core = Attributor(trace.devices, trace.engines, hindsight=hindsight)
+    for event in trace.events:
+        core.feed(event)
+    core.finish()
     receipts = core.drain()
     if policy is not Policy.SHAPLEY:
         receipts = _under_rule(trace, receipts, Rule(policy))
     return Replayed(tuple(receipts), core.snapshot(), trace)
-
-
-def _run(trace: Trace, core: Attributor) -> Attributor:
-    for event in trace.events:
-        core.feed(event)
-    core.finish()
-    return core
-
-
-def _with_tick(state: DeviceState) -> Device:
-    """The device with the counter's refresh that the first pass found."""
-    return replace(state.device, refresh_s=state.refresh_s)
 
 
 def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
@@ -117,8 +103,8 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "conservation_error_j": s.conservation_error_j,
         "requests": len(replayed.receipts),
         "coefficients": {d.device.id: dict(d.coefficients) for d in s.devices},
-        # the counter's delay: not learned yet, so not known
-        "latency_s": {d.device.id: None for d in s.devices},
+        "latency_s": {d.device.id: d.delay_s for d in s.devices},
+        "smear_s": {d.device.id: d.smear_s for d in s.devices},
         "refresh_s": {d.device.id: d.refresh_s for d in s.devices},
         "quality": None if quality is None else str(quality),
         "late_events": s.late_events,

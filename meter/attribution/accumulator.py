@@ -1,144 +1,172 @@
 """The closed form: what each request owes, at a cost that does not grow with the batch.
 
-With every settled pass ``k`` three running sums move:
-``A += (F + gap)/|S| + b``, ``B += c``, ``C += c·(k − k0)`` (each weighted by the closure's λ).
-A request that decodes one token a step from pass ``j`` on with context ``x`` owes
-``ΔA + (x − (j − k0))·ΔB + ΔC`` (DESIGN section 5): nothing is done for it while it runs. The same
-sums without coefficients (``Doubt``) give the features that its uncertainty rests on.
+With every settled pass ``k`` running sums move, in joules ``A += (F + gap)/|S| + b + e·m/T``,
+``B += c``, ``C += c·(k − k0)`` (each weighted by the closure's λ). A request that decodes one token
+a step from pass ``j`` on with context ``x`` owes ``ΔA + (x − (j − k0))·ΔB + ΔC`` (DESIGN section
+5): nothing is done for it while it runs.
+
+The doubt rests on more sums of the same kind. The noise of single steps: an interval knows the sum
+of its steps only, so a request pays wrongly by ``Σ_j (x_j − X·p_j/P)·ε_j``, where ``x_j`` is its
+share of step ``j``, ``p_j`` the step, ``X`` and ``P`` their sums over the interval. With
+``x_j = f_j + κ·c_j`` for a context of κ this is ``u_j + κ·v_j``, and its square has three sums. The
+coefficients' covariance: over the request's own features less those that its joules would buy on
+average in its intervals, again linear in κ. Passes settle in blocks, all sums by numpy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterator
 
-from meter.attribution.batch import Pass
+import numpy as np
+
+from meter.attribution.batch import Change, Direct, Dispersed, Ended, Joins
+from meter.attribution.bill import Bill, Own, Segment
 from meter.attribution.coefficients import prefill_pairs
+from meter.attribution.curve import Array
+from meter.attribution.fit import SIZE
+from meter.attribution.settled import Prices, Settled
 from meter.model import Phase, Work
 
-_REBASE_EVERY = 1 << 16
+#: Passes after which ``k0`` moves; also the largest block that ``settle`` takes.
+REBASE_EVERY = 1 << 16
 
-
-class Sums(NamedTuple):
-    """The running sums, in joules (``a``, ``b``, ``c``) and λ-weighted counts (the rest)."""
-
-    a: float = 0.0
-    b: float = 0.0
-    c: float = 0.0
-    gap_s: float = 0.0
-    steps: float = 0.0
-    decode: float = 0.0
-    decode_k: float = 0.0
-    noise: float = 0.0
-    unlearned: float = 0.0
-
-
-class Segment(NamedTuple):
-    """A stretch of plain decoding: since pass ``k`` with ``context`` tokens, sums as they stood."""
-
-    k: int
-    context: int
-    sums: Sums
-
-
-@dataclass(slots=True)
-class Bill:
-    """What one request has been charged so far, and the λ-weighted features behind it."""
-
-    prefill_j: float = 0.0
-    decode_j: float = 0.0
-    recompute_j: float = 0.0
-    gap_s: float = 0.0
-    steps: float = 0.0
-    prefill: float = 0.0
-    pairs: float = 0.0
-    decode: float = 0.0
-    context: float = 0.0
-    noise: float = 0.0
-    unlearned: float = 0.0
-    passes: int = 0
-    decoded: int = 0
-    segment: Segment | None = None
-
-    @property
-    def energy_j(self) -> float:
-        return self.prefill_j + self.decode_j + self.recompute_j
+# The running sums, by column: joules; λ-weighted features of a member; unlearned passes; squares
+# of u and v (noise), weighted by k as the context grows; the mean work that f, c, c·k joules buy.
+_ENERGY = slice(0, 3)
+_FEATURES = slice(3, 8)
+_UNLEARNED = 8
+_SQUARES = slice(9, 15)
+_MIX = 15
+_COLUMNS = _MIX + 3 * SIZE
 
 
 class Accumulator:
     """The running sums of one engine over its settled passes, and the bills they settle."""
 
     def __init__(self) -> None:
-        self._sums = Sums()
+        self.bills: dict[str, Bill] = {}
+        self._sums = np.zeros(_COLUMNS)
         self._k0 = 0
         self._k = 0
-        self.bills: dict[str, Bill] = {}
+        self._last: Prices | None = None
+        # Of all open segments together: their number, and the sums that ``energy_j`` needs.
+        self._open = 0
+        self._open_sums = [0.0, 0.0, 0.0, 0.0]
+        self._billed_j = 0.0
 
-    def apply(self, done: Pass) -> None:
-        """Settle one pass, in order: leavers first, then joiners, then what it cost."""
-        self._k = done.k
-        if done.k - self._k0 >= _REBASE_EVERY:
-            self._rebase()
-        for request in done.leaves:
-            self.close_segment(request)
-        for request, context in done.joins:
-            self._bill(request).segment = Segment(done.k, context, self._sums)
-        participants = done.participants
-        if participants == 0:
-            return
-        fixed_j = (done.step_w + done.gap_j) / participants
-        energy_j = done.energy_j
-        noise = done.variance_j2 / energy_j**2 if energy_j > 0 else 0.0
-        unlearned = done.unlearned_j / energy_j if energy_j > 0 else 0.0
-        for work in done.direct:
-            bill = self._charge(work, done, fixed_j)
-            bill.noise += noise
-            bill.unlearned += unlearned
-        offset = done.k - self._k0
-        s = self._sums
-        self._sums = Sums(
-            s.a + fixed_j + done.decode_w,
-            s.b + done.context_w,
-            s.c + done.context_w * offset,
-            s.gap_s + done.gap_lambda_s / participants,
-            s.steps + done.lambda_sum / participants,
-            s.decode + done.lambda_sum,
-            s.decode_k + done.lambda_sum * offset,
-            s.noise + noise,
-            s.unlearned + unlearned,
+    @property
+    def settled(self) -> int:
+        """The number of passes settled so far: the ``k`` of the next one."""
+        return self._k
+
+    @property
+    def energy_j(self) -> float:
+        """Joules of all open bills together, up to the last settled pass."""
+        a, b, c = self._sums[_ENERGY].tolist()
+        then_a, starts, starts_b, then_c = self._open_sums
+        return float(
+            self._billed_j + self._open * (a + c) - then_a - then_c + starts * b - starts_b
         )
-        self._k = done.k + 1
 
-    def close_segment(self, request: str) -> None:
-        """The request decodes no more (or not plainly): put its segment on its bill."""
-        bill = self.bills.get(request)
-        if bill is not None and bill.segment is not None:
-            self._fold(bill, bill.segment)
-            bill.segment = None
+    def settle(self, block: Settled, changes: deque[Change]) -> Iterator[str]:
+        """Settle passes and the changes before and in them; yields requests as they end.
 
-    def energy_j(self, request: str) -> float:
-        """Joules of an open request up to the last settled pass."""
-        bill = self.bills.get(request)
-        if bill is None:
-            return 0.0
-        energy_j = bill.energy_j
-        if bill.segment is not None:
-            _, context, then = bill.segment
-            now = self._sums
-            start = context - (bill.segment.k - self._k0)
-            energy_j += (now.a - then.a) + start * (now.b - then.b) + (now.c - then.c)
-        return energy_j
+        At most ``REBASE_EVERY`` passes. When a request is yielded its bill is complete: take it.
+        """
+        count = len(block.rows)
+        if self._k - self._k0 >= REBASE_EVERY:
+            self._rebase()
+        sums = self._running(block)
+        prices = Prices.of(block)
+        first = self._k
+        while changes:
+            change = changes[0]
+            place = change.k - first
+            between = isinstance(change, Ended | Dispersed)
+            if place > count or (place == count and not between):
+                break
+            changes.popleft()
+            self._sums, self._k = sums[place], change.k
+            self._last = prices[place - 1] if place else self._last
+            if isinstance(change, Joins):
+                self._open_segment(change.request, Segment(change.k, change.context, sums[place]))
+            elif isinstance(change, Direct):
+                self._charge(change.work, prices[place], block.mix[place])
+            elif isinstance(change, Dispersed):
+                for request in change.requests:
+                    self._close_segment(request)
+            else:
+                self._close_segment(change.request)
+                if isinstance(change, Ended):
+                    yield change.request
+        self._sums, self._k = sums[count].copy(), first + count
+        self._last = prices[-1] if prices else self._last
+
+    def take(self, request: str) -> Bill | None:
+        """The bill of a request that has ended, out of the books of open ones."""
+        bill = self.bills.pop(request, None)
+        if bill is not None:
+            bill.end_own()
+            self._billed_j -= bill.energy_j
+        return bill
 
     def current(self, request: str) -> Bill | None:
         """A copy of the bill as it stands at the last settled pass, open segment included."""
         bill = self.bills.get(request)
         if bill is None:
             return None
-        copy = Bill(*(getattr(bill, name) for name in Bill.__slots__))
+        copy = bill.copy()
         if copy.segment is not None:
             self._fold(copy, copy.segment)
             copy.segment = None
+        copy.end_own()
         return copy
+
+    def _running(self, block: Settled) -> Array:
+        """The sums before each pass, and after the last: shape (n + 1, columns)."""
+        moved = np.zeros((len(block.rows) + 1, _COLUMNS))
+        moved[0] = self._sums
+        rows = moved[1:]
+        k = (block.rows[:, 0] - self._k0).astype(np.float64)
+        f, c = block.member_j, block.context_j
+        columns = (
+            *(f, c, c * k),
+            *(block.gap_s, block.step_share, block.factor, block.factor * k, block.expert_share),
+            block.unlearned,
+            *(block.u**2, block.u * block.v, block.v**2),
+            *(block.u * block.v * k, block.v**2 * k, block.v**2 * k**2),
+        )
+        for i, column in enumerate(columns):
+            rows[:, i] = column
+        rows[:, _SQUARES] *= block.noise2[:, None]
+        for i, joules in enumerate((f, c, c * k)):
+            rows[:, _MIX + i * SIZE : _MIX + (i + 1) * SIZE] = block.mix * joules[:, None]
+        rows[block.heads == 0] = 0.0
+        return np.cumsum(moved, axis=0)
+
+    # --- segments
+
+    def _open_segment(self, request: str, segment: Segment) -> None:
+        bill = self._bill(request)
+        self._close_segment(request)
+        bill.segment = segment._replace(sums=segment.sums.copy())
+        self._count_open(segment, 1)
+
+    def _close_segment(self, request: str) -> None:
+        """The request decodes no more (or not plainly): put its segment on its bill."""
+        bill = self.bills.get(request)
+        if bill is not None and bill.segment is not None:
+            self._count_open(bill.segment, -1)
+            self._billed_j += self._fold(bill, bill.segment)
+            bill.segment = None
+
+    def _count_open(self, segment: Segment, sign: int) -> None:
+        a, b, c = segment.sums[_ENERGY].tolist()
+        start = segment.context - (segment.k - self._k0)
+        self._open += sign
+        for i, value in enumerate((a, start, start * b, c)):
+            self._open_sums[i] += sign * value
 
     def _bill(self, request: str) -> Bill:
         bill = self.bills.get(request)
@@ -146,48 +174,93 @@ class Accumulator:
             bill = self.bills[request] = Bill()
         return bill
 
-    def _fold(self, bill: Bill, segment: Segment) -> None:
-        now, then = self._sums, segment.sums
+    def _fold(self, bill: Bill, segment: Segment, ends: bool = True) -> float:
+        """Put a segment's joules on a bill; returns them. ``ends``: the stretch is over."""
+        grown = self._sums - segment.sums
         start = segment.context - (segment.k - self._k0)
-        bill.decode_j += (now.a - then.a) + start * (now.b - then.b) + (now.c - then.c)
-        decode = now.decode - then.decode
-        bill.gap_s += now.gap_s - then.gap_s
-        bill.steps += now.steps - then.steps
-        bill.decode += decode
-        bill.context += start * decode + (now.decode_k - then.decode_k)
-        bill.noise += now.noise - then.noise
-        bill.unlearned += now.unlearned - then.unlearned
-        bill.passes += self._k - segment.k
-        bill.decoded += self._k - segment.k
-
-    def _charge(self, work: Work, done: Pass, fixed_j: float) -> Bill:
-        """Put direct work on its request's bill; returns the bill."""
-        bill = self._bill(work.request)
-        share = 1.0 / done.participants
-        bill.steps += done.lambda_sum * share
-        bill.gap_s += done.gap_lambda_s * share
-        bill.passes += 1
-        if work.phase is Phase.DECODE:
-            bill.decode += done.lambda_sum * work.tokens
-            bill.context += done.lambda_sum * work.context
-            bill.decoded += work.kept if work.kept is not None else 1
-            bill.decode_j += fixed_j + done.decode_w * work.tokens + done.context_w * work.context
-            return bill
-        pairs = 0.0 if work.phase is Phase.ENCODER else prefill_pairs(work.tokens, work.context)
-        bill.prefill += done.lambda_sum * work.tokens
-        bill.pairs += done.lambda_sum * pairs
-        energy_j = fixed_j + done.prefill_w * work.tokens + done.pair_w * pairs
-        if work.phase is Phase.RECOMPUTE:
-            bill.recompute_j += energy_j
-        else:
-            bill.prefill_j += energy_j
-        return bill
+        a, b, c, gap_s, steps, decode, decode_k, experts, unlearned, *squares = grown[
+            :_MIX
+        ].tolist()
+        energy_j: float = a + start * b + c
+        bill.decode_j += energy_j
+        bill.features += (gap_s, steps, 0.0, 0.0, decode, start * decode + decode_k, experts)
+        mix_f, mix_c, mix_ck = grown[_MIX:].reshape(3, SIZE)
+        bill.mean_work += mix_f + start * mix_c + mix_ck
+        uu, uv, vv, uvk, vvk, vvkk = squares
+        bill.noise_j2 += max(
+            0.0, uu + 2 * (start * uv + uvk) + start**2 * vv + 2 * start * vvk + vvkk
+        )
+        count = self._k - segment.k
+        bill.unlearned += unlearned
+        bill.passes += count
+        bill.decoded += count
+        if ends and count and self._last is not None:
+            bill.noise_j2 += _ends_j2(energy_j / count, count, self._last)
+        return energy_j
 
     def _rebase(self) -> None:
         """Move ``k0`` here, else ``k·B`` and ``C`` grow until their difference loses its digits."""
         for bill in self.bills.values():
             if bill.segment is not None:
+                self._billed_j += self._fold(bill, bill.segment, ends=False)
                 context = bill.segment.context + (self._k - bill.segment.k)
-                self._fold(bill, bill.segment)
-                bill.segment = Segment(self._k, context, Sums())
-        self._k0, self._sums = self._k, Sums()
+                bill.segment = Segment(self._k, context, np.zeros(_COLUMNS))
+        self._k0, self._sums = self._k, np.zeros(_COLUMNS)
+        segments = [b.segment for b in self.bills.values() if b.segment is not None]
+        self._open, self._open_sums = 0, [0.0, 0.0, 0.0, 0.0]
+        for segment in segments:
+            self._count_open(segment, 1)
+
+    # --- direct work
+
+    def _charge(self, work: Work, price: Prices, mix: Array) -> None:
+        """Put direct work on its request's bill."""
+        bill = self._bill(work.request)
+        tokens, context = work.tokens, work.context
+        energy_j = price.fixed_j + price.expert_j * tokens
+        factor = price.factor
+        own = [price.gap_s, price.step_share, 0.0, 0.0, 0.0, 0.0, price.expert_share * tokens]
+        if work.phase is Phase.DECODE:
+            energy_j += price.decode_j * tokens + price.context_j * context
+            own[4], own[5] = factor * tokens, factor * context
+            bill.decode_j += energy_j
+            bill.decoded += 1 if work.kept is None else work.kept
+        else:
+            pairs = 0 if work.phase is Phase.ENCODER else prefill_pairs(tokens, context)
+            energy_j += price.prefill_j * tokens + price.pair_j * pairs
+            own[2], own[3] = factor * tokens, factor * pairs
+            if work.phase is Phase.RECOMPUTE:
+                bill.recompute_j += energy_j
+            else:
+                bill.prefill_j += energy_j
+        self._billed_j += energy_j
+        bill.features += own
+        bill.mean_work += energy_j * mix
+        bill.passes += 1
+        bill.unlearned += price.unlearned
+        _note_own(bill, energy_j, price)
+
+
+def _note_own(bill: Bill, energy_j: float, price: Prices) -> None:
+    """Remember direct work by interval, for what the interval cannot tell of it."""
+    own = bill.own
+    if own is None or own.interval != price.interval:
+        bill.end_own()
+        own = bill.own = Own(
+            price.interval, price.total_j, price.concentration, price.noise2, price.edge2
+        )
+    own.own_j += energy_j
+    own.own_j2 += energy_j**2
+    own.pass_j2 += energy_j * price.energy_j
+
+
+def _ends_j2(mean_j: float, count: int, price: Prices) -> float:
+    """Variance that a stretch of ``count`` passes adds by beginning and ending inside intervals.
+
+    Of an interval of ``m`` equal steps it has ``n``: then ``n·(1 − n/m)`` steps' noise is its own,
+    ``m/6`` on average at either end, and at most ``count`` in all.
+    """
+    steps = 1.0 / max(price.concentration, 1e-9)
+    alone = 1.0 / (1.0 / count + 3.0 / steps)
+    shared = min(count, steps) / 2
+    return mean_j**2 * (price.noise2 * alone + 2 * price.edge2 * shared**2)

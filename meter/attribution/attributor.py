@@ -2,30 +2,38 @@
 
 What it computes depends on the events alone: fed with the same events it gives the same joules,
 live or replayed. Events are sorted in a window (``order``); readings become intervals
-(``intervals``); steps become passes (``batch``, ``engine``). An interval is settled when everything
-that happened in it is known (``settle``): its joules go to idle, start-up, unattributed, or onto
-the passes. A pass is settled when all devices of its engine have settled the time it lies in: then
-it moves the running sums (``accumulator``) and the accounts (``books``). What the counters moved
-and no account has yet is *pending*.
+(``intervals``); steps become passes (``batch``, ``engine``). Every half second of the events' time,
+all intervals of which all is known are settled as one block (``load``, ``settle``): their joules go
+to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices of its
+engine have settled the time it lies in: then it moves the running sums (``accumulator``) and the
+accounts (``books``). What the counters moved and no account has yet is *pending*.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from meter.attribution.accumulator import Bill
-from meter.attribution.batch import Pass
+import numpy as np
+from numpy.typing import NDArray
+
+from meter.attribution.accumulator import REBASE_EVERY
+from meter.attribution.bill import Bill
 from meter.attribution.books import Books
-from meter.attribution.calibration import Calibration, Fit
-from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior
-from meter.attribution.doubt import Mix, uncertainty_j
-from meter.attribution.engine import Dispersed, Ended, EngineState, Request
+from meter.attribution.calibration import Calibration
+from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior, with_experts
+from meter.attribution.doubt import uncertainty_j
+from meter.attribution.engine import EngineState, Request
+from meter.attribution.fit import Fit
+from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
+from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
-from meter.attribution.receipts import joined, receipt_of
-from meter.attribution.settle import Evaluated, distribute, evaluate, is_foreign
+from meter.attribution.receipts import receipt_of
+from meter.attribution.settle import Block, Past, distribute, evaluate, foreign, remember
+from meter.attribution.settled import Settled
+from meter.attribution.waves import share_dummies, waves
 from meter.model import (
     Account,
     Device,
@@ -46,8 +54,12 @@ from meter.model import (
 )
 
 _SILENT_NS = 10_000_000_000
-_FOREIGN_WAIT = 4
-_RECENT_RECEIPTS = 4096
+_SETTLE_EVERY_NS = 500_000_000
+_BLOCK = 256
+_HINDSIGHT_ROUNDS = 3
+_FOREVER_NS = 1 << 62
+#: The quality of joules that no device has moved: there are none, so it is never seen.
+_UNKNOWN = Quality.ESTIMATED
 
 
 @dataclass(slots=True)
@@ -57,19 +69,19 @@ class _DeviceWork:
     counter: Counter
     calibration: Calibration
     waiting: deque[Interval] = field(default_factory=deque)
-    evaluated: deque[Evaluated] = field(default_factory=deque)
-    history: deque[Evaluated] = field(default_factory=lambda: deque(maxlen=_FOREIGN_WAIT))
+    past: Past = field(default_factory=Past)
     settled_ns: int | None = None
     settled_uj: int = 0
-    power_w: float | None = None
     intervals: int = 0
 
 
 class Attributor:
     """Attributes every joule of ``devices`` to what ``engines`` computed.
 
-    ``fits``: fixed coefficients by device id, instead of online calibration. Devices and engines
-    may also come as events. No method raises on odd input: what cannot be used is counted.
+    ``fits``: fixed coefficients by device id, instead of calibration; ``restored``: what an earlier
+    life had learned, where calibration begins. With ``hindsight`` nothing settles before
+    ``finish``, and then with coefficients that all intervals have taught. Devices and engines may
+    also come as events. No method raises on odd input: what cannot be used is counted.
     """
 
     def __init__(
@@ -77,20 +89,23 @@ class Attributor:
         devices: Iterable[Device] = (),
         engines: Iterable[Engine] = (),
         fits: Mapping[str, Fit] | None = None,
+        restored: Mapping[str, Fit] | None = None,
+        hindsight: bool = False,
     ) -> None:
         self._reorder = Reorder()
         self._fits = dict(fits or {})
+        self._restored = dict(restored or {})
+        self._hindsight = hindsight
         self._devices: dict[str, _DeviceWork] = {}
         self._engines: dict[str, EngineState] = {}
+        self._waves: list[list[EngineState]] = []
         self._books = Books()
-        self._mix: dict[str, Mix] = {}
-        self._groups: dict[str, dict[str, Receipt | None]] = {}
-        self._recent: dict[str, Receipt] = {}
-        self._final: list[Receipt] = []
+        self._groups = Groups()
         self._closed_j = 0.0
         self._closed = 0
         self._finishing = False
         self._now_ns = 0
+        self._due_ns = 0
         for device in devices:
             self._add_device(device)
         for engine in engines:
@@ -100,12 +115,8 @@ class Attributor:
 
     def feed(self, event: Event) -> None:
         """Take one event, in any order within the window; settle what has become certain."""
-        moved = False
         for ordered in self._reorder.push(event):
             self._take(ordered)
-            moved = True
-        if moved:
-            self._settle()
 
     def finish(self) -> None:
         """The input is over: settle everything that can be."""
@@ -116,37 +127,31 @@ class Attributor:
             work.waiting.extend(work.counter.flush())
         for engine in self._engines.values():
             engine.end_closing(None)
+        if self._hindsight:
+            for id, work in self._devices.items():
+                self._learn(work, self._owners(id))
         self._settle()
+        self._groups.finish()
 
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """Each device's calibration as it stands (for ``replay --calibration whole``)."""
-        return {id: work.calibration for id, work in self._devices.items()}
+    def fits(self) -> Mapping[str, Fit]:
+        """Each device's fit as it stands."""
+        return {id: work.calibration.fit for id, work in self._devices.items()}
 
     # --- out
 
     def drain(self) -> list[Receipt]:
         """Receipts that became final since the last call."""
-        final, self._final = self._final, []
-        return final
+        return self._groups.drain()
 
     def receipt(self, id: str) -> Receipt | None:
         """The receipt under a client's id or an engine's: final, or what is settled so far."""
-        group = self._groups.get(id)
-        if group is None:
-            return self._so_far(id)
-        children = [receipt or self._so_far(child) for child, receipt in group.items()]
-        return joined(id, [child for child in children if child is not None])
+        return self._groups.find(id, self._so_far)
 
     def snapshot(self) -> Snapshot:
         """All accounts at the settled watermark."""
         books = self._books
         devices = tuple(self._device_state(work) for work in self._devices.values())
         settled = [w.settled_ns for w in self._devices.values() if w.settled_ns is not None]
-        open_bills = [
-            engine.accumulator.energy_j(request)
-            for engine in self._engines.values()
-            for request in engine.requests
-        ]
         return Snapshot(
             t_ns=self._now_ns,
             settled_ns=min(settled, default=None),
@@ -160,12 +165,13 @@ class Attributor:
             engines=tuple(engine.info for engine in self._engines.values()),
             measured_j=sum(d.measured_j for d in devices),
             pending_j=sum(d.pending_j for d in devices),
-            receipts_open=len(open_bills),
-            receipts_open_j=sum(open_bills),
+            receipts_open=sum(len(e.requests) for e in self._engines.values()),
+            receipts_open_j=sum(e.accumulator.energy_j for e in self._engines.values()),
             receipts_closed=self._closed,
             receipts_closed_j=self._closed_j,
             running={id: engine.unfinished for id, engine in self._engines.items()},
-            late_events=self._reorder.late,
+            late_events=self._reorder.late
+            + sum(engine.late_steps for engine in self._engines.values()),
             lost_steps=sum(engine.lost_steps for engine in self._engines.values()),
         )
 
@@ -203,8 +209,7 @@ class Attributor:
         engine = self._engine(event.engine)
         if event.request not in engine.requests:
             engine.open(event)
-            if event.parent is not None:
-                self._groups.setdefault(event.parent, {})[event.request] = None
+            self._groups.open(event)
 
     def _live(self, event: EngineEvent) -> None:
         if event.info is not None:
@@ -219,16 +224,22 @@ class Attributor:
 
     def _advance(self, t_ns: int) -> None:
         self._now_ns = max(self._now_ns, t_ns)
-        for engine in self._engines.values():
-            engine.linger(self._now_ns)
+        if self._now_ns >= self._due_ns and not self._hindsight:
+            self._due_ns = self._now_ns + _SETTLE_EVERY_NS
+            self._settle()
 
     def _add_device(self, device: Device) -> _DeviceWork:
         known = self._devices.get(device.id)
         if known is not None:
             known.counter.device = device
             return known
-        calibration = Calibration(self._prior(device), self._fits.get(device.id))
-        work = _DeviceWork(Counter(device), calibration)
+        calibration = Calibration(
+            self._prior(device),
+            self._fits.get(device.id),
+            self._restored.get(device.id),
+            self._hindsight,
+        )
+        work = _DeviceWork(Counter(device, self._hindsight), calibration)
         self._devices[device.id] = work
         return work
 
@@ -236,20 +247,21 @@ class Attributor:
         known = self._engines.get(info.id)
         if known is None:
             self._engines[info.id] = EngineState(info)
-            self._mix[info.id] = Mix()
         else:
             devices = info.devices or known.info.devices
             known.info = replace(info, devices=devices)
         for id in info.devices:
             if id in self._devices:
-                self._devices[id].calibration.prior = self._prior(self._devices[id].counter.device)
+                work = self._devices[id]
+                work.calibration.believe(self._prior(work.counter.device))
+        self._groups.engines([engine.info for engine in self._engines.values()])
 
     def _prior(self, device: Device) -> Prior:
         """The roofline's prior where one engine alone owns the device; a shape elsewhere."""
         owners = [e.info for e in self._engines.values() if device.id in e.info.devices]
-        if len(owners) != 1:
-            return GENERIC
-        return roofline_prior(owners[0], device, shards=len(owners[0].devices))
+        if len(owners) == 1:
+            return roofline_prior(owners[0], device, shards=len(owners[0].devices))
+        return with_experts(GENERIC) if any(e.experts for e in owners) else GENERIC
 
     def _engine(self, id: str) -> EngineState:
         """The engine of that name; one that nobody announced owns every device."""
@@ -260,104 +272,139 @@ class Attributor:
     # --- settling
 
     def _settle(self) -> None:
+        self._waves = waves(list(self._engines.values()))
+        for engine in self._engines.values():
+            engine.linger(self._now_ns)
         for id, work in self._devices.items():
             owners = self._owners(id)
-            self._evaluate(work, owners)
             self._close(work, owners)
-            for engine in owners:
-                settled = [w.settled_ns for d in engine.info.devices if (w := self._devices.get(d))]
-                engine.forget_before(min((s or 0 for s in settled), default=0))
-        for engine in self._engines.values():
-            self._settle_timeline(engine)
+        for wave in self._waves:
+            covered_ns = min(self._covered_ns(engine) for engine in wave)
+            if len(wave) > 1:
+                self._share_dummies(wave, covered_ns)
+            for engine in wave:
+                self._settle_passes(engine, covered_ns)
+        self._groups.advance(self._now_ns)
 
     def _owners(self, device: str) -> list[EngineState]:
         return [e for e in self._engines.values() if device in e.info.devices]
 
-    def _evaluate(self, work: _DeviceWork, owners: list[EngineState]) -> None:
-        """Evaluate every interval of which all is known, with the coefficients of this moment."""
-        while work.waiting:
-            edge = work.waiting[0].end_ns
-            known = min((e.known_until(self._now_ns) for e in owners), default=self._now_ns)
-            if known < edge and not self._finishing:
-                return
-            work.evaluated.append(evaluate(work.waiting.popleft(), owners, work.calibration.fit))
-            self._close(work, owners)
+    def _learn(self, work: _DeviceWork, owners: list[EngineState]) -> None:
+        """With hindsight: learn from all intervals before any of them is closed."""
+        calibration = work.calibration
+        for _ in range(_HINDSIGHT_ROUNDS):
+            calibration.forget()
+            past = Past()
+            for block in self._blocks(work.waiting):
+                evaluated = evaluate(block, owners, calibration.fit)
+                strange, _ = foreign(evaluated, past, finishing=True)
+                calibration.add(evaluated, len(block), strange)
+                past = remember(evaluated, past, len(block))
+            calibration.search()
+
+    def _blocks(self, waiting: Iterable[Interval]) -> Iterator[list[Interval]]:
+        """Neighbouring intervals, in blocks of limited length."""
+        block: list[Interval] = []
+        for interval in waiting:
+            if block and (len(block) >= _BLOCK or block[-1].end_ns != interval.start_ns):
+                yield block
+                block = []
+            block.append(interval)
+        if block:
+            yield block
 
     def _close(self, work: _DeviceWork, owners: list[EngineState]) -> None:
-        """Close evaluated intervals in order; an excess waits until it is known to last or not."""
-        while work.evaluated:
-            head = work.evaluated[0]
-            foreign = False
-            if head.excess:
-                if len(work.evaluated) <= _FOREIGN_WAIT and not self._finishing:
-                    return
-                window = [*work.history, *list(work.evaluated)[: _FOREIGN_WAIT + 1]]
-                foreign = is_foreign(len(work.history), window)
-            work.evaluated.popleft()
-            work.history.append(head)
-            self._hand_out(work, owners, head, foreign)
+        """Close every interval of which all is known; an excess waits until it is judged."""
+        while work.waiting:
+            fit = work.calibration.fit
+            known_ns = min((self._known_until(e) for e in owners), default=self._now_ns)
+            until_ns = known_ns + round((fit.window.delay_s - fit.window.width_s / 2) * 1e9)
+            known = (i for i in work.waiting if i.end_ns <= until_ns or self._finishing)
+            block = next(self._blocks(known), None)
+            if block is None:
+                return
+            cut = len(block) < len(work.waiting) and (
+                work.waiting[len(block)].start_ns != block[-1].end_ns
+            )
+            evaluated = evaluate(block, owners, fit)
+            ends = (self._finishing and len(block) == len(work.waiting)) or cut
+            strange, closed = foreign(evaluated, work.past, ends)
+            if not closed:
+                return
+            self._hand_out(work, owners, evaluated, strange, closed)
+            for interval in block[:closed]:
+                work.settled_uj += interval.energy_uj
+                work.waiting.popleft()
+            work.settled_ns = block[closed - 1].end_ns
+            work.intervals += closed
+            work.past = remember(evaluated, work.past, closed)
+            work.calibration.add(evaluated, closed, strange)
+
+    def _known_until(self, engine: EngineState) -> int:
+        """Until when it is known what an engine did; in a wave, what all of it did."""
+        wave = next(w for w in self._waves if engine in w)
+        return min(member.known_until(self._now_ns) for member in wave)
 
     def _hand_out(
-        self, work: _DeviceWork, owners: list[EngineState], e: Evaluated, foreign: bool
+        self,
+        work: _DeviceWork,
+        owners: list[EngineState],
+        block: Block,
+        strange: NDArray[np.bool_],
+        closed: int,
     ) -> None:
-        devices = max((len(o.info.devices) for o in owners), default=1)
-        power_w = e.energy_j / e.interval.duration_s
-        jump_w = abs(power_w - work.power_w) if work.power_w is not None else power_w
-        work.power_w = power_w
-        shares = distribute(e, foreign, devices, jump_w)
-        quality = work.counter.device.quality
+        device = work.counter.device
+        shares = distribute(block, strange, closed, work.intervals, device.id)
         engine, model = (owners[0].info.id, owners[0].model) if len(owners) == 1 else ("", "")
-        self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)
-        self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
-        self._books.unattribute("lost_steps", quality, shares.lost_j)
-        self._books.unattribute("foreign_load", quality, shares.foreign_j)
-        work.settled_ns = e.interval.end_ns
-        work.settled_uj += e.interval.energy_uj
-        work.intervals += 1
-        if e.teaches and not foreign:
-            work.calibration.add(e.work, e.energy_j)
-            for owner in owners:
-                self._mix[owner.info.id].add(e.work, e.energy_j)
+        self._books.add(engine, model, Account.IDLE, device.quality, shares.idle_j)
+        self._books.add(engine, model, Account.STARTUP, device.quality, shares.startup_j)
+        self._books.unattribute("lost_steps", device.quality, shares.lost_j)
+        self._books.unattribute("foreign_load", device.quality, shares.foreign_j)
 
-    def _settle_timeline(self, engine: EngineState) -> None:
-        timeline = engine.timeline
-        while timeline:
-            head = timeline[0]
-            if isinstance(head, Pass):
-                if not self._is_settled(engine, head):
-                    return
-                self._apply(engine, head)
-            elif isinstance(head, Dispersed):
-                for request in head.requests:
-                    engine.accumulator.close_segment(request)
-            else:
-                self._end(engine, head)
-            timeline.popleft()
+    def _share_dummies(self, wave: list[EngineState], covered_ns: int) -> None:
+        until_ns = _FOREVER_NS if self._finishing else covered_ns
+        unowned_j = share_dummies(wave, until_ns)
+        self._books.unattribute("dummy_steps", self._quality(wave[0]) or _UNKNOWN, unowned_j)
 
-    def _is_settled(self, engine: EngineState, done: Pass) -> bool:
-        return self._finishing or all(
-            self._covers(self._devices[id], done.t1_ns)
-            for id in engine.info.devices
-            if id in self._devices
-        )
+    def _settle_passes(self, engine: EngineState, covered_ns: int) -> None:
+        """Settle the passes until ``covered_ns``, and what lies between them."""
+        table, accumulator = engine.table, engine.accumulator
+        table.gather()
+        count = int(np.searchsorted(table.column("t1_ns"), covered_ns, side="right"))
+        if self._finishing:
+            count = len(table.rows)
+        while True:
+            some = min(count, REBASE_EVERY)
+            rows = table.rows[:some]
+            awake = experts_awake(engine, (rows[:, 5] + rows[:, 8] + rows[:, 11]).astype(float))
+            block = Settled(rows, table.booked[:some], table.interval[:some], awake)
+            quality = self._quality(engine) or _UNKNOWN
+            if some:
+                self._books.add_block(engine.info.id, engine.model, quality, block)
+            for request in accumulator.settle(block, engine.changes):
+                self._end(engine, request)
+            table.drop(some)
+            count -= some
+            if count <= 0:
+                break
+        engine.forget_before(covered_ns)
 
-    def _covers(self, work: _DeviceWork, t_ns: int) -> bool:
-        """Has the device said all it will ever say about the time up to ``t``?"""
-        if work.settled_ns is not None and work.settled_ns >= t_ns:
-            return True
-        first, last = work.counter.first_ns, work.counter.last
-        if first is not None and t_ns <= first:
-            return True
-        heard_ns = last.t_ns if last is not None else 0
-        silent = self._now_ns - max(heard_ns, t_ns) > _SILENT_NS
-        return silent and not work.waiting and not work.evaluated
+    def _covered_ns(self, engine: EngineState) -> int:
+        """Until when every device of the engine has said all that it will ever say."""
+        works = [self._devices[id] for id in engine.info.devices if id in self._devices]
+        return min((self._device_covered_ns(work) for work in works), default=self._now_ns)
 
-    def _apply(self, engine: EngineState, done: Pass) -> None:
-        engine.accumulator.apply(done)
-        if done.participants:
-            quality = self._quality(engine) or Quality.ESTIMATED
-            self._books.add_pass(engine.info.id, engine.model, quality, done)
-        done.pending_j.clear()
+    def _device_covered_ns(self, work: _DeviceWork) -> int:
+        counter, window = work.counter, work.calibration.fit.window
+        covered = [0]
+        if work.settled_ns is not None:
+            covered.append(work.settled_ns - round((window.delay_s + window.width_s / 2) * 1e9))
+        elif counter.first_ns is not None:
+            covered.append(counter.first_ns)
+        heard_ns = counter.last.t_ns if counter.last is not None else 0
+        if self._now_ns - heard_ns > _SILENT_NS and not work.waiting:
+            covered.append(self._now_ns - _SILENT_NS)
+        return max(covered)
 
     def _quality(self, engine: EngineState) -> Quality | None:
         return worst(
@@ -370,35 +417,21 @@ class Attributor:
 
     # --- receipts
 
-    def _end(self, engine: EngineState, ended: Ended) -> None:
-        engine.accumulator.close_segment(ended.request)
-        request = engine.requests.pop(ended.request)
-        bill = engine.accumulator.bills.pop(ended.request, None)
+    def _end(self, engine: EngineState, id: str) -> None:
+        request = engine.requests.pop(id)
+        bill = engine.accumulator.take(id)
         receipt = self._receipt(engine, request, bill, final=True)
         self._closed += 1
         self._closed_j += receipt.energy_j
         self._books.close(receipt, bill.decoded if bill else 0)
-        self._remember(receipt.id, receipt)
-        parent = request.opened.parent
-        group = self._groups.get(parent) if parent is not None else None
-        if parent is None or group is None:
-            self._final.append(receipt)
-            return
-        group[receipt.id] = receipt
-        children = [child for child in group.values() if child is not None]
-        if len(children) == len(group):
-            del self._groups[parent]
-            whole = joined(parent, children)
-            self._remember(parent, whole)
-            self._final.append(whole)
+        self._groups.close(receipt, request.opened)
 
-    def _so_far(self, id: str) -> Receipt | None:
-        for engine in self._engines.values():
-            request = engine.requests.get(id)
-            if request is not None:
-                bill = engine.accumulator.current(id)
-                return self._receipt(engine, request, bill, final=False)
-        return self._recent.get(id)
+    def _so_far(self, engine: str, id: str) -> Receipt | None:
+        state = self._engines[engine]
+        request = state.requests.get(id)
+        if request is None:
+            return None
+        return self._receipt(state, request, state.accumulator.current(id), final=False)
 
     def _receipt(
         self, engine: EngineState, request: Request, bill: Bill | None, final: bool
@@ -406,22 +439,13 @@ class Attributor:
         fits = [
             self._devices[id].calibration.fit for id in engine.info.devices if id in self._devices
         ]
-        doubt_j = uncertainty_j(bill, fits, self._mix[engine.info.id]) if bill else 0.0
+        doubt_j = uncertainty_j(bill, fits) if bill else 0.0
         return receipt_of(request, bill, engine.info, self._quality(engine), doubt_j, final)
-
-    def _remember(self, id: str, receipt: Receipt) -> None:
-        self._recent.pop(id, None)
-        self._recent[id] = receipt
-        while len(self._recent) > _RECENT_RECEIPTS:
-            del self._recent[next(iter(self._recent))]
 
     def _device_state(self, work: _DeviceWork) -> DeviceState:
         counter, fit = work.counter, work.calibration.fit
         unsettled_j = sum(
-            item.pending_j.get(counter.device.id, 0.0)
-            for engine in self._owners(counter.device.id)
-            for item in engine.timeline
-            if isinstance(item, Pass)
+            engine.table.waiting_j(counter.device.id) for engine in self._owners(counter.device.id)
         )
         last = counter.last
         return DeviceState(
@@ -436,4 +460,8 @@ class Attributor:
             intervals=work.intervals,
             resets=counter.resets,
             last_reading_ns=last.t_ns if last else None,
+            delay_s=fit.window.delay_s if fit.window.doubt_s is not None else None,
+            smear_s=fit.window.width_s if fit.window.doubt_s is not None else None,
+            delay_sd_s=fit.window.doubt_s,
+            jumps=counter.jumps,
         )

@@ -2,114 +2,91 @@
 
 The *members* of a batch are the requests that decode one token a step: their contexts grow by one
 each step, so their sum is known without looking at each of them, and a step costs work only for
-what changes. A ``Pass`` is one step with its totals, who joined and who left, and the *direct* work
-(chunks of prefill, recompute, speculation) that pays its own way.
+what changes. A ``PassRow`` is one step with its totals; who joined, who left and the *direct* work
+(chunks of prefill, recompute, speculation) that pays its own way are ``Change``s beside it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meter.attribution.coefficients import Features, prefill_pairs
 from meter.model import Phase, Step, Work
 
 
-class Join(NamedTuple):
-    """A request that decodes one token a step from this pass on, with ``context`` tokens before."""
+class PassRow(NamedTuple):
+    """One step of one engine, complete: a row of whole numbers (see ``passes``).
 
-    request: str
-    context: int
-
-
-@dataclass(slots=True)
-class Totals:
-    """Sums over the participants of a pass, by phase."""
-
-    requests: int = 0
-    tokens: int = 0
-    pairs: float = 0.0
-    context: int = 0
-
-    def add(self, work: Work) -> None:
-        self.requests += 1
-        self.tokens += work.tokens
-        if work.phase is Phase.DECODE:
-            self.context += work.context
-        elif work.phase is not Phase.ENCODER:
-            self.pairs += prefill_pairs(work.tokens, work.context)
-
-
-@dataclass(slots=True)
-class Pass:
-    """One step of one engine, complete. ``k`` counts the engine's passes from 0, over all epochs.
-
-    ``gap_ns`` is when the gap before it begins: the gap ``[gap_ns, t0_ns)`` belongs to this pass.
-
-    The rest grows as intervals settle (see ``settle``): ``*_w`` are joules per step and per unit of
-    work, weighted by λ; ``gap_j`` the gap's joules; ``lambda_sum`` and ``gap_lambda_s`` the λ and
-    the gap seconds so weighted; ``variance_j2`` what intervals cannot tell about this pass;
-    ``unlearned_j`` the joules split before the calibration had converged;
-    ``pending_j`` the joules by device that wait for the pass to be complete.
+    ``k`` counts the engine's passes from 0, over all epochs. ``gap_ns`` is when the gap before it
+    begins: the gap ``[gap_ns, t0_ns)`` belongs to this pass. Of prefill, recompute and decode:
+    requests, tokens computed, and token pairs or context tokens read. ``emitted``: output tokens.
+    ``dummy``: 1 where a rank without work ran along with its wave (see ``waves``).
     """
 
     k: int
     gap_ns: int
     t0_ns: int
     t1_ns: int
-    prefill: Totals
-    decode: Totals
-    recompute: Totals
-    joins: list[Join]
-    leaves: list[str]
-    direct: list[Work]
+    prefill_requests: int
+    prefill_tokens: int
+    prefill_pairs: int
+    recompute_requests: int
+    recompute_tokens: int
+    recompute_pairs: int
+    decode_requests: int
+    decode_tokens: int
+    context: int
     emitted: int
-    members: int
-    step_w: float = 0.0
-    prefill_w: float = 0.0
-    pair_w: float = 0.0
-    decode_w: float = 0.0
-    context_w: float = 0.0
-    gap_j: float = 0.0
-    lambda_sum: float = 0.0
-    gap_lambda_s: float = 0.0
-    variance_j2: float = 0.0
-    unlearned_j: float = 0.0
-    pending_j: dict[str, float] = field(default_factory=dict)
+    dummy: int = 0
 
     @property
     def participants(self) -> int:
-        return self.prefill.requests + self.decode.requests + self.recompute.requests
+        return self.prefill_requests + self.recompute_requests + self.decode_requests
 
-    @property
-    def energy_j(self) -> float:
-        """Joules priced so far."""
-        return (
-            self.step_w
-            + self.gap_j
-            + self.prefill_w * self.prefill_tokens
-            + self.pair_w * self.pairs
-            + self.decode_w * self.decode.tokens
-            + self.context_w * self.decode.context
-        )
+    def work(self, experts: float = 0.0) -> Features:
+        """All that the step computed; ``experts`` is the share of experts that it woke."""
+        tokens = self.prefill_tokens + self.recompute_tokens
+        pairs = self.prefill_pairs + self.recompute_pairs
+        return Features(0.0, 1.0, tokens, pairs, self.decode_tokens, self.context, experts)
 
-    @property
-    def prefill_tokens(self) -> int:
-        return self.prefill.tokens + self.recompute.tokens
 
-    @property
-    def pairs(self) -> float:
-        return self.prefill.pairs + self.recompute.pairs
+class Leaves(NamedTuple):
+    """The request decodes plainly no more from pass ``k`` on."""
 
-    @property
-    def work(self) -> Features:
-        """All that the step computed."""
-        decode = self.decode
-        return Features(0.0, 1.0, self.prefill_tokens, self.pairs, decode.tokens, decode.context)
+    k: int
+    request: str
 
-    @property
-    def duration_ns(self) -> int:
-        return max(1, self.t1_ns - self.t0_ns)
+
+class Joins(NamedTuple):
+    """A request decodes one token a step from pass ``k`` on, with ``context`` tokens before."""
+
+    k: int
+    request: str
+    context: int
+
+
+class Direct(NamedTuple):
+    """Work in pass ``k`` that is not one plainly decoded token."""
+
+    k: int
+    work: Work
+
+
+class Dispersed(NamedTuple):
+    """The batch was lost from sight before pass ``k``: these requests' segments end there."""
+
+    k: int
+    requests: list[str]
+
+
+class Ended(NamedTuple):
+    """A request's end, before pass ``k``."""
+
+    k: int
+    request: str
+
+
+Change = Leaves | Joins | Direct | Dispersed | Ended
 
 
 class Batch:
@@ -118,18 +95,11 @@ class Batch:
     def __init__(self) -> None:
         self._joined: dict[str, int] = {}  # member -> context at join minus the pass of its join
         self._offset_sum = 0
-        self._passes = 0
         self._synchronised = False
+        self.passes = 0
 
     def __len__(self) -> int:
         return len(self._joined)
-
-    @property
-    def passes(self) -> int:
-        return self._passes
-
-    def __contains__(self, request: object) -> bool:
-        return request in self._joined
 
     def forget(self) -> list[str]:
         """A gap or a new epoch: nobody is known to run. Returns who was a member."""
@@ -147,59 +117,68 @@ class Batch:
         self._offset_sum -= offset
         return True
 
-    def apply(self, step: Step, gap_ns: int) -> Pass | None:
+    def apply(self, step: Step, gap_ns: int) -> tuple[PassRow, list[Change]] | None:
         """The pass that ``step`` was; ``None`` where its change form has no known base."""
         if step.same and not self._synchronised:
             return None
-        k = self._passes
-        prefill, decode, recompute = Totals(), Totals(), Totals()
-        joins: list[Join] = []
-        leaves = [r for r in step.drop if self.remove(r)]
+        k = self.passes
+        joined = self._joined
+        changes: list[Change] = [Leaves(k, r) for r in step.drop if self.remove(r)]
+        joins: list[Joins] = []
         direct: list[Work] = []
-        emitted = 0
-        if not step.same:
-            named = {work.request for work in step.work}
-            gone = [r for r in self._joined if r not in named]
-            leaves += gone
-            for request in gone:
-                self.remove(request)
         for work in step.work:
-            if work.phase is Phase.DECODE and work.tokens == 1:
-                if self._joined.get(work.request) != work.context - k:
+            if work.tokens == 1 and work.phase is Phase.DECODE and work.kept in (None, 1):
+                if joined.get(work.request) != work.context - k:
                     if self.remove(work.request):
-                        leaves.append(work.request)
-                    joins.append(Join(work.request, work.context))
-                continue
-            if self.remove(work.request):
-                leaves.append(work.request)
-            direct.append(work)
-            if work.phase is Phase.DECODE:
-                decode.add(work)
-                emitted += work.kept if work.kept is not None else 1
-            elif work.phase is Phase.RECOMPUTE:
-                recompute.add(work)
+                        changes.append(Leaves(k, work.request))
+                    joins.append(Joins(k, work.request, work.context))
             else:
-                prefill.add(work)
-        for request, context in joins:
-            self._joined[request] = context - k
+                if self.remove(work.request):
+                    changes.append(Leaves(k, work.request))
+                direct.append(work)
+        if not step.same and len(joined) + len(joins) + len(direct) != len(step.work):
+            changes += self._gone(step, k)
+        for _, request, context in joins:
+            joined[request] = context - k
             self._offset_sum += context - k
-        members = len(self._joined)
-        decode.requests += members
-        decode.tokens += members
-        decode.context += self._offset_sum + k * members
-        self._passes += 1
+        changes += joins
+        changes += [Direct(k, work) for work in direct]
+        self.passes += 1
         self._synchronised = True
-        return Pass(
-            k=k,
-            gap_ns=gap_ns,
-            t0_ns=step.t0_ns,
-            t1_ns=step.t1_ns,
-            prefill=prefill,
-            decode=decode,
-            recompute=recompute,
-            joins=joins,
-            leaves=leaves,
-            direct=direct,
-            emitted=emitted + members,
-            members=members,
-        )
+        return self._row(step, gap_ns, k, direct), changes
+
+    def _gone(self, step: Step, k: int) -> list[Leaves]:
+        """In full form: who is named no more."""
+        named = {work.request for work in step.work}
+        gone = [request for request in self._joined if request not in named]
+        for request in gone:
+            self.remove(request)
+        return [Leaves(k, request) for request in gone]
+
+    def _row(self, step: Step, gap_ns: int, k: int, direct: list[Work]) -> PassRow:
+        members = len(self._joined)
+        prefill = [0, 0, 0]
+        recompute = [0, 0, 0]
+        decode = [members, members, self._offset_sum + k * members]
+        emitted = members
+        for _, tokens, context, phase, kept in direct:
+            if phase is Phase.DECODE:
+                decode[0] += 1
+                decode[1] += tokens
+                decode[2] += context
+                emitted += 1 if kept is None else kept
+                continue
+            sums = recompute if phase is Phase.RECOMPUTE else prefill
+            sums[0] += 1
+            sums[1] += tokens
+            if phase is not Phase.ENCODER:
+                sums[2] += prefill_pairs(tokens, context)
+        times = (k, gap_ns, step.t0_ns, step.t1_ns)
+        return PassRow._make((*times, *prefill, *recompute, *decode, emitted, 0))
+
+    def dummy(self, step: Step) -> PassRow:
+        """A pass with nobody in it: one token of nothing."""
+        k = self.passes
+        self.passes += 1
+        times = (k, step.t0_ns, step.t0_ns, step.t1_ns)
+        return PassRow._make((*times, *[0] * 7, 1, 0, 0, 1))

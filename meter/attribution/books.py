@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from meter.attribution.batch import Pass
+from meter.attribution.curve import Ints
+from meter.attribution.settled import Settled
 from meter.model import Account, AccountKey, Quality, Receipt, TenantKey, TokenKey
 
 
@@ -31,28 +32,19 @@ class Books:
             self.unattributed[reason] += energy_j
             self.add("", "", Account.UNATTRIBUTED, quality, energy_j)
 
-    def add_pass(self, engine: str, model: str, quality: Quality, done: Pass) -> None:
-        """Book a settled pass: each phase pays its head count's share and its own work."""
-        fixed_j = (done.step_w + done.gap_j) / done.participants
-        for account, totals in (
-            (Account.PREFILL, done.prefill),
-            (Account.RECOMPUTE, done.recompute),
-        ):
-            energy_j = (
-                fixed_j * totals.requests
-                + done.prefill_w * totals.tokens
-                + done.pair_w * totals.pairs
-            )
-            self.add(engine, model, account, quality, energy_j)
-        decode = done.decode
-        energy_j = (
-            fixed_j * decode.requests
-            + done.decode_w * decode.tokens
-            + done.context_w * decode.context
-        )
-        self.add(engine, model, Account.DECODE, quality, energy_j)
-        self.count(TokenKey(engine, model, "input"), done.prefill.tokens)
-        self.count(TokenKey(engine, model, "output"), done.emitted)
+    def add_block(self, engine: str, model: str, quality: Quality, block: Settled) -> None:
+        """Book settled passes: each phase pays its head count's share and its own work."""
+        rows = block.rows
+        prefill_j = _sum(block, rows[:, 4], rows[:, 5], rows[:, 6])
+        recompute_j = _sum(block, rows[:, 7], rows[:, 8], rows[:, 9])
+        heads, tokens, context = rows[:, 10], rows[:, 11], rows[:, 12]
+        decode_j = block.fixed_j @ heads + (block.decode_j + block.expert_j) @ tokens
+        decode_j += block.context_j @ context
+        self.add(engine, model, Account.PREFILL, quality, prefill_j)
+        self.add(engine, model, Account.RECOMPUTE, quality, recompute_j)
+        self.add(engine, model, Account.DECODE, quality, float(decode_j))
+        self.count(TokenKey(engine, model, "input"), int(rows[:, 5].sum()))
+        self.count(TokenKey(engine, model, "output"), int(rows[:, 13].sum()))
 
     def count(self, key: TokenKey, tokens: int) -> None:
         """Count tokens; a correction downwards is owed and taken from later ones."""
@@ -81,3 +73,9 @@ class Books:
             ):
                 if tokens:
                     self.tenant_tokens[tenant, model, token_type] += tokens
+
+
+def _sum(block: Settled, heads: Ints, tokens: Ints, pairs: Ints) -> float:
+    """Joules of prefill (or recomputed) work over a block."""
+    own = (block.prefill_j + block.expert_j) @ tokens + block.pair_j @ pairs
+    return float(block.fixed_j @ heads + own)

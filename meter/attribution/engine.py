@@ -1,8 +1,8 @@
 """One engine as the core sees it: its life, its open requests, its passes in order.
 
-The timeline is a queue of what has to settle in order: passes, and the ends of requests between
-them. Whatever stands at its head waits until every device of the engine has closed the intervals
-that the pass lies in.
+Beside the passes runs a queue of changes: who joins, leaves or works directly in which pass, and
+between which passes requests end. Both wait until every device of the engine has closed the
+intervals that a pass lies in; then they settle together, in order.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meter.attribution.accumulator import Accumulator
-from meter.attribution.batch import Batch, Pass
-from meter.attribution.calibration import Calibration
-from meter.attribution.coefficients import USUAL_PACE
+from meter.attribution.batch import Batch, Change, Dispersed, Ended, PassRow
+from meter.attribution.passes import PassTable
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 _LINGER_NS = 1_000_000_000
@@ -22,25 +21,12 @@ _STEP_NS_MAX = 30_000_000_000
 
 
 class Lost(NamedTuple):
-    """Time between two known passes in which steps were lost."""
+    """Time of an engine in which steps were lost; the known passes before and after it."""
 
     start_ns: int
     end_ns: int
-    before: Pass | None
-    after: Pass
-
-
-class Dispersed(NamedTuple):
-    """The batch was lost from sight: these requests' segments end here."""
-
-    requests: list[str]
-
-
-class Ended(NamedTuple):
-    """A request's end, in its place among the passes."""
-
-    request: str
-    close: RequestClosed
+    before: PassRow | None
+    after: PassRow | None
 
 
 @dataclass(slots=True)
@@ -53,20 +39,21 @@ class Request:
 
 @dataclass(slots=True)
 class EngineState:
-    """Everything the core holds of one engine. ``pace`` learns how long its steps usually take."""
+    """Everything the core holds of one engine."""
 
     info: Engine
     batch: Batch = field(default_factory=Batch)
     accumulator: Accumulator = field(default_factory=Accumulator)
     requests: dict[str, Request] = field(default_factory=dict)
-    timeline: deque[Pass | Dispersed | Ended] = field(default_factory=deque)
-    passes: deque[Pass] = field(default_factory=deque)
+    table: PassTable = field(default_factory=PassTable)
+    changes: deque[Change] = field(default_factory=deque)
     lost: deque[Lost] = field(default_factory=deque)
     startups: list[tuple[int, int | None]] = field(default_factory=list)
-    pace: Calibration = field(default_factory=lambda: Calibration(USUAL_PACE))
     lost_steps: int = 0
+    late_steps: int = 0
     unfinished: int = 0
-    last: Pass | None = None
+    dummies: bool = False
+    last: PassRow | None = None
     _busy_since_ns: int | None = None
     _last_seq: tuple[int, int] | None = None
     _lost_from_ns: int | None = None
@@ -87,8 +74,15 @@ class EngineState:
             self.startups[-1] = (self.startups[-1][0], t_ns)
 
     def down(self, t_ns: int) -> None:
-        """The engine is gone: what it still held is closed as ``lost``."""
+        """The engine is gone: what it still held is closed as ``lost``.
+
+        Where it held requests it died in mid-step: that step is lost.
+        """
         self.ready(t_ns)
+        if self.unfinished and self.last is not None and self._lost_from_ns is None:
+            self._lost_from_ns = self._gap_start(t_ns)
+        if self._lost_from_ns is not None and t_ns > self._lost_from_ns:
+            self.lost.append(Lost(self._lost_from_ns, t_ns, self.last, None))
         for request in [r for r, held in self.requests.items() if held.closed is None]:
             self.close(RequestClosed(self.info.id, request, t_ns, reason="lost"))
         self.end_closing(None)
@@ -115,7 +109,7 @@ class EngineState:
         self.unfinished -= 1
 
     def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
-        """Put the ends of closed requests on the timeline, but for those a step still names.
+        """Put the ends of closed requests among the changes, but for those a step still names.
 
         A closed request is never implied by a step's change form; but a step may still name it
         (asynchronous scheduling computes it once more): then it lingers, and pays.
@@ -125,7 +119,7 @@ class EngineState:
                 continue
             del self._closing[request]
             self.batch.remove(request)
-            self.timeline.append(Ended(request, event))
+            self.changes.append(Ended(self.batch.passes, request))
 
     def linger(self, watermark_ns: int) -> None:
         """Time goes on without a step: requests closed long enough are at their end."""
@@ -140,26 +134,43 @@ class EngineState:
         self._lose(event.t_ns)
         self._last_seq = (event.epoch, event.last_seq)
 
-    def step(self, step: Step) -> Pass | None:
-        """Take a step in; the pass it was, or ``None`` where it is not known who took part."""
-        if step.dummy or step.t1_ns <= step.t0_ns:
-            return None
+    def step(self, step: Step) -> None:
+        """Take a step in. One that comes after its successors is too late: its time is lost."""
+        if step.t1_ns <= step.t0_ns:
+            return
+        if self._last_seq is not None and (step.epoch, step.seq) <= self._last_seq:
+            self.late_steps += 1
+            return
         self._follow(step)
-        self._open_unannounced(step)
-        self.end_closing(None, frozenset(work.request for work in step.work))
-        done = self.batch.apply(step, self._gap_start(step.t0_ns))
-        if done is None:
+        if step.dummy:
+            self._run_along(step)
+            return
+        for work in step.work:
+            if work.request not in self.requests:
+                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+        if self._closing:
+            self.end_closing(None, frozenset(work.request for work in step.work))
+        applied = self.batch.apply(step, self._gap_start(step.t0_ns))
+        if applied is None:
             self.lost_steps += 1
             self._lose(step.t0_ns)
-            return None
-        self._end_loss(done)
-        self.ready(done.gap_ns)
-        if done.participants:
-            self.passes.append(done)
-            self.last = done
-            self.pace.add(done.work, done.duration_ns * 1e-9)
-        self.timeline.append(done)
-        return done
+            return
+        row, changes = applied
+        if self._lost_from_ns is not None:
+            row = self._end_loss(row)
+        if self.startups:
+            self.ready(row.gap_ns)
+        self.changes += changes
+        self.table.append(row)
+        if row.participants:
+            self.last = row
+
+    def _run_along(self, step: Step) -> None:
+        """A dummy step: the batch is empty, and stays so."""
+        self.dummies = True
+        self._forget_batch()
+        self._lost_from_ns = None
+        self.table.append(self.batch.dummy(step))
 
     def known_until(self, watermark_ns: int) -> int:
         """Until when it is known what the engine did.
@@ -173,9 +184,7 @@ class EngineState:
         return known if watermark_ns - known < _STEP_NS_MAX else watermark_ns
 
     def forget_before(self, t_ns: int) -> None:
-        """Drop the passes and losses that no open interval can touch any more."""
-        while self.passes and self.passes[0].t1_ns <= t_ns:
-            self.passes.popleft()
+        """Drop the losses that no open interval can touch any more."""
         while self.lost and self.lost[0].end_ns <= t_ns:
             self.lost.popleft()
 
@@ -203,20 +212,16 @@ class EngineState:
         if self._lost_from_ns is None:
             self._lost_from_ns = self.last.t1_ns if self.last is not None else t_ns
 
-    def _end_loss(self, done: Pass) -> None:
-        if self._lost_from_ns is not None:
-            if done.t0_ns > self._lost_from_ns:
-                self.lost.append(Lost(self._lost_from_ns, done.t0_ns, self.last, done))
-            done.gap_ns = done.t0_ns
-            self._lost_from_ns = None
+    def _end_loss(self, row: PassRow) -> PassRow:
+        """The first known pass after a loss; no gap is charged to it."""
+        assert self._lost_from_ns is not None
+        if row.t0_ns > self._lost_from_ns:
+            self.lost.append(Lost(self._lost_from_ns, row.t0_ns, self.last, row))
+        self._lost_from_ns = None
+        return row._replace(gap_ns=row.t0_ns)
 
     def _forget_batch(self) -> None:
         """Nobody is known to run: open segments end with the last known pass."""
         members = self.batch.forget()
         if members:
-            self.timeline.append(Dispersed(members))
-
-    def _open_unannounced(self, step: Step) -> None:
-        for work in step.work:
-            if work.request not in self.requests:
-                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+            self.changes.append(Dispersed(self.batch.passes, members))

@@ -10,6 +10,7 @@ every poll (RAPL, an estimate) needs no grid: its edges are its readings.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,11 +25,16 @@ _FIT_TICKS = 256
 _FIT_MIN_TICKS = 5
 _FIT_EACH_UNTIL = 32
 _FIT_EVERY = 8
+_FIT_SELDOM = 32
 _HOLD_TICKS = 24
 _SEARCH_ROUNDS = 24
 _KNOWN_WITHIN = 0.002
 _UNIFORM = 12**0.5
 _CONTINUOUS_SHARE = 0.8
+_MERGED_NS = 100_000_000
+#: No board draws more, as far as is known; where the power limit is known, three times that.
+_POWER_W_MAX = 20_000.0
+_JUMP_NS_MIN = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,14 @@ class _Grid:
 
     def _fit(self) -> None:
         count = len(self._bounds)
-        if count < _FIT_MIN_TICKS or (count > _FIT_EACH_UNTIL and self._bounds[-1][0] % _FIT_EVERY):
+        every = _FIT_EVERY if count < _FIT_TICKS else _FIT_SELDOM
+        if count < _FIT_MIN_TICKS or (count > _FIT_EACH_UNTIL and self._bounds[-1][0] % every):
             return
         numbers, lower, upper = np.array(self._bounds, dtype=np.float64).T
+        self.period_ns, self._phase_ns, self._doubt_ns = self._widest(numbers, lower, upper)
+
+    def _widest(self, numbers: _Array, lower: _Array, upper: _Array) -> tuple[float, float, float]:
+        """Period, phase and its standard doubt (ns) of the widest slot that the bounds leave."""
         low, high = self._period_range(numbers, lower, upper)
         for _ in range(_SEARCH_ROUNDS):
             third = (high - low) / 3
@@ -120,10 +131,29 @@ class _Grid:
                 low += third
             else:
                 high -= third
-        self.period_ns = (low + high) / 2
-        start, end = _slot(numbers, lower, upper, self.period_ns)
-        self._phase_ns = (start + end) / 2
-        self._doubt_ns = abs(end - start) / _UNIFORM
+        period_ns = (low + high) / 2
+        start, end = _slot(numbers, lower, upper, period_ns)
+        return period_ns, (start + end) / 2, abs(end - start) / _UNIFORM
+
+    def in_hindsight(self, changes: Sequence[_Change]) -> Iterator[tuple[int, float]]:
+        """The edges of many changes, each timed by the ticks before and after it."""
+        bounds = np.array(
+            [
+                (c.number, c.lower_ns - self._origin_ns, c.upper_ns - self._origin_ns)
+                for c in changes
+            ],
+            dtype=np.float64,
+        )
+        narrow = np.ones(len(changes), dtype=bool)
+        if self.period_ns is not None:
+            narrow = bounds[:, 2] - bounds[:, 1] < 1.5 * self.period_ns
+        for first in range(0, len(changes), _FIT_TICKS // 2):
+            near = slice(max(0, first - _FIT_TICKS // 2), first + _FIT_TICKS)
+            used = bounds[near][narrow[near]]
+            if len(used) >= _FIT_MIN_TICKS:
+                self.period_ns, self._phase_ns, self._doubt_ns = self._widest(*used.T)
+            for change in changes[first : first + _FIT_TICKS // 2]:
+                yield self.edge_ns(change.number, change.lower_ns, change.upper_ns)
 
     def _period_range(self, numbers: _Array, lower: _Array, upper: _Array) -> tuple[float, float]:
         """What the first and the last bounds leave for the period."""
@@ -152,20 +182,26 @@ class Counter:
     """One device's counter: takes its readings in order of time, gives its intervals.
 
     ``moved_uj`` is all that the counter has moved since its first reading. The first changes are
-    held back until the tick is known, so that the first intervals have true edges too. A reading
-    below the one before is a reset (driver reload, GPU reset): nothing is known of the time
-    between, so no interval covers it and nothing is invented.
+    held back until the tick is known, so that the first intervals have true edges too; with
+    ``hindsight`` all are. A reading below the one before is a reset (driver reload, GPU reset); one
+    that no device could have drawn is a jump: nothing is known of the time between, so no interval
+    covers it and nothing is invented. A counter that moves at every poll and whose ticks are not
+    known to be exact gives intervals of at least 100 ms: in shorter ones the edges' doubt, up to a
+    poll, would drown what moved.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, hindsight: bool = False) -> None:
         self.device = device
         self.moved_uj = 0
         self.resets = 0
+        self.jumps = 0
         self.first_ns: int | None = None
         self.last: Reading | None = None
+        self._hindsight = hindsight
         self._edge_ns = 0
         self._edge_doubt_ns = 0.0
         self._last_uj = 0
+        self._last_change_ns = 0
         self._polls = 0
         self._changes = 0
         self._grid = _Grid(device.refresh_s)
@@ -198,38 +234,64 @@ class Counter:
         self.last = reading
         self._polls += 1
         moved_uj = reading.energy_uj - self._last_uj
-        if moved_uj < 0:
-            self.resets += 1
+        if moved_uj == 0:
+            return []
+        if moved_uj < 0 or self._impossible(moved_uj, reading.t_ns):
+            self.resets += moved_uj < 0
+            self.jumps += moved_uj > 0
             closed = self.flush()
             self._begin(reading)
             return closed
-        if moved_uj == 0:
-            return []
         self._last_uj = reading.energy_uj
+        self._last_change_ns = reading.t_ns
         self._changes += 1
         self.moved_uj += moved_uj
         number = 0 if self._continuous else self._grid.learn(before.t_ns, reading.t_ns)
         self._held.append(_Change(number, before.t_ns, reading.t_ns, moved_uj))
-        return self.flush() if self._continuous or self._grid.certain else []
+        if self._hindsight or not (self._continuous or self._grid.certain):
+            return []
+        if self._merges and reading.t_ns - self._edge_ns < _MERGED_NS:
+            return []
+        return self.flush()
 
     def flush(self) -> list[Interval]:
         """The intervals of all changes that are still held back."""
         held, self._held = self._held, []
-        return [self._interval(change) for change in held]
+        if not held:
+            return []
+        if self._continuous:
+            changes = _merged(held, self._edge_ns) if self._merges else held
+            doubt_ns = 0.25 / _UNIFORM if self._merges else 0.0
+            edges = [(c.upper_ns, doubt_ns * (c.upper_ns - c.lower_ns)) for c in changes]
+        elif self._hindsight:
+            changes, edges = held, list(self._grid.in_hindsight(held))
+        else:
+            changes = held
+            edges = [self._grid.edge_ns(c.number, c.lower_ns, c.upper_ns) for c in held]
+        return [self._interval(*pair) for pair in zip(changes, edges, strict=True)]
+
+    @property
+    def _merges(self) -> bool:
+        return self._continuous and self.device.refresh_s is None
+
+    def _impossible(self, moved_uj: int, t_ns: int) -> bool:
+        """More than any such device draws in the time since the last change?"""
+        limit = self.device.power_limit_w
+        power_w_max = 3 * limit if limit else _POWER_W_MAX
+        since_ns = max(t_ns - self._last_change_ns, _JUMP_NS_MIN)
+        return moved_uj / 1e6 > power_w_max * since_ns / 1e9
 
     def _begin(self, reading: Reading) -> None:
         assert reading.energy_uj is not None
         self.last = reading
         self._last_uj = reading.energy_uj
+        self._last_change_ns = reading.t_ns
         self._edge_ns, self._edge_doubt_ns = reading.t_ns, 0.0
         if self.first_ns is None:
             self.first_ns = reading.t_ns
 
-    def _interval(self, change: _Change) -> Interval:
-        edge, doubt = change.upper_ns, 0.0
-        if not self._continuous:
-            edge, doubt = self._grid.edge_ns(change.number, change.lower_ns, change.upper_ns)
-        edge = max(edge, self._edge_ns + 1)
+    def _interval(self, change: _Change, timed: tuple[int, float]) -> Interval:
+        edge, doubt = max(timed[0], self._edge_ns + 1), timed[1]
         interval = Interval(
             device=self.device.id,
             start_ns=self._edge_ns,
@@ -239,3 +301,17 @@ class Counter:
         )
         self._edge_ns, self._edge_doubt_ns = edge, doubt
         return interval
+
+
+def _merged(changes: Sequence[_Change], edge_ns: int) -> list[_Change]:
+    """Neighbouring changes joined into ones of at least 100 ms; what is left over joins too."""
+    merged: list[_Change] = []
+    moved_uj = 0
+    for change in changes:
+        moved_uj += change.moved_uj
+        if change.upper_ns - edge_ns >= _MERGED_NS:
+            merged.append(change._replace(moved_uj=moved_uj))
+            edge_ns, moved_uj = change.upper_ns, 0
+    if moved_uj:
+        merged.append(changes[-1]._replace(moved_uj=moved_uj))
+    return merged

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from meter.attribution.accumulator import Bill
+from meter.attribution.bill import Bill
 from meter.attribution.engine import Request
-from meter.model import Engine, Quality, Receipt
+from meter.model import Engine, Quality, Receipt, worst
 
 
 def receipt_of(
@@ -44,31 +44,59 @@ def receipt_of(
 
 
 def joined(id: str, children: Sequence[Receipt]) -> Receipt:
-    """One receipt under the id that the client saw.
+    """One receipt under the id that the client saw; each child is a line in it.
+
+    The children of one engine (``n > 1``) and then the engines, in the order in which they took the
+    request up, come together; what one engine handed over (its prefill) is the next one's prompt.
+    """
+    by_engine: dict[str, list[Receipt]] = {}
+    for child in sorted(children, key=lambda c: c.opened_ns):
+        by_engine.setdefault(child.engine, []).append(child)
+    parts = [_siblings(id, same) for same in by_engine.values()]
+    if len(parts) == 1:
+        return parts[0]
+    first, last = parts[0], parts[-1]
+    return replace(
+        _summed(first, parts),
+        engine=last.engine,
+        reason=last.reason,
+        completion_tokens=last.completion_tokens,
+        uncertainty_j=sum(part.uncertainty_j**2 for part in parts) ** 0.5,
+    )
+
+
+def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
+    """Children of one engine.
 
     The prompt counts once, as ``usage`` counts it, and so do the tokens that the first child found
     cached; completions and joules are sums. Doubts add up: the children share one fit.
     """
-    first = children[0]
     if len(children) == 1:
-        return replace(first, id=id)
+        return replace(children[0], id=id)
     completions = [c.completion_tokens for c in children]
-    closed = [c.closed_ns for c in children]
     return replace(
-        first,
-        id=id,
-        opened_ns=min(c.opened_ns for c in children),
-        closed_ns=None if None in closed else max(ns for ns in closed if ns is not None),
+        _summed(replace(children[0], id=id), children),
         completion_tokens=(
             None if None in completions else sum(n for n in completions if n is not None)
         ),
-        prefill_j=sum(c.prefill_j for c in children),
-        decode_j=sum(c.decode_j for c in children),
-        recompute_j=sum(c.recompute_j for c in children),
         uncertainty_j=sum(c.uncertainty_j for c in children),
-        final=all(c.final for c in children),
-        requests=tuple(request for c in children for request in c.requests),
-        children=tuple(children),
+    )
+
+
+def _summed(first: Receipt, parts: Sequence[Receipt]) -> Receipt:
+    """``first`` with the joules of all parts, from the first's opening to the last's end."""
+    closed = [part.closed_ns for part in parts]
+    return replace(
+        first,
+        opened_ns=min(part.opened_ns for part in parts),
+        closed_ns=None if None in closed else max(ns for ns in closed if ns is not None),
+        prefill_j=sum(part.prefill_j for part in parts),
+        decode_j=sum(part.decode_j for part in parts),
+        recompute_j=sum(part.recompute_j for part in parts),
+        final=all(part.final for part in parts),
+        quality=worst([part.quality for part in parts if part.quality is not None]),
+        requests=tuple(request for part in parts for request in part.requests),
+        children=tuple(parts),
     )
 
 

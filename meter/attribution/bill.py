@@ -1,0 +1,84 @@
+"""What one request has been charged so far, and what its doubt rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from meter.attribution.curve import Array
+from meter.attribution.fit import SIZE
+
+
+class Segment(NamedTuple):
+    """A stretch of plain decoding: since pass ``k`` with ``context`` tokens, sums as they stood."""
+
+    k: int
+    context: int
+    sums: Array
+
+
+@dataclass(slots=True)
+class Own:
+    """Direct work of one request in the interval at hand: what the interval cannot tell of it.
+
+    ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``pass_j2``: Σx·p with the passes' joules;
+    ``total_j``, ``concentration``: P and Σp²/P² of the interval; ``noise2``, ``edge2``: squared
+    relative noise of a step, and doubt of the edges.
+    """
+
+    interval: int
+    total_j: float
+    concentration: float
+    noise2: float
+    edge2: float
+    own_j: float = 0.0
+    own_j2: float = 0.0
+    pass_j2: float = 0.0
+
+    @property
+    def variance_j2(self) -> float:
+        """Variance of Σ(x − X·p/P)·ε, and of joules that the edges give to the neighbours."""
+        own = self.own_j2 + self.own_j**2 * self.concentration
+        own -= 2 * self.own_j * self.pass_j2 / max(self.total_j, 1e-300)
+        return max(0.0, self.noise2 * own) + 2 * self.edge2 * self.own_j**2
+
+
+@dataclass(slots=True)
+class Bill:
+    """Joules by phase; λ-weighted features; and the parts of the doubt.
+
+    ``features``: what the request computed (7). ``mean_work``: what its joules would buy of the
+    work in its intervals (7): an error of the coefficients that both share is undone by the
+    closure. ``noise_j2``: variance that intervals cannot resolve; ``unlearned``: passes split
+    before the calibration had converged.
+    """
+
+    prefill_j: float = 0.0
+    decode_j: float = 0.0
+    recompute_j: float = 0.0
+    features: Array = field(default_factory=lambda: np.zeros(SIZE))
+    mean_work: Array = field(default_factory=lambda: np.zeros(SIZE))
+    noise_j2: float = 0.0
+    unlearned: float = 0.0
+    passes: int = 0
+    decoded: int = 0
+    segment: Segment | None = None
+    own: Own | None = None
+
+    @property
+    def energy_j(self) -> float:
+        return self.prefill_j + self.decode_j + self.recompute_j
+
+    def end_own(self) -> None:
+        """The interval of the direct work at hand is over."""
+        if self.own is not None:
+            self.noise_j2 += self.own.variance_j2
+            self.own = None
+
+    def copy(self) -> Bill:
+        """An independent copy."""
+        other = Bill(*(getattr(self, name) for name in Bill.__slots__))
+        other.features, other.mean_work = self.features.copy(), self.mean_work.copy()
+        return other

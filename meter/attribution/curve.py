@@ -1,0 +1,93 @@
+"""Cumulative quantities over time, and how a counter sees them.
+
+A counter's tick at ``t`` shows what was drawn until ``t − delay``, smeared over a window of
+``width`` (it may average power before it sums it). So an interval of the counter is not a stretch
+of time with sharp edges but the difference of two smeared ones. The same window works both ways:
+a work curve seen through it, between two edges, is the work of the interval; a curve of the
+intervals' factors seen through it, between a step's start and end, is the factor that the step
+pays. The two sums are the same integral, so what is handed out is what the counter moved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_S_PER_NS = 1e-9
+_SHARP_S = 1e-4
+_FAR_S = 1e4
+
+
+def seconds(ns: Ints) -> Array:
+    """Nanoseconds from some near origin in seconds."""
+    return np.asarray(ns * _S_PER_NS, dtype=np.float64)
+
+
+class Curve:
+    """Running totals of ``c`` quantities, straight between ``times`` (s) and level beyond them.
+
+    ``times``: shape (n,), ascending; ``totals``: shape (n, c).
+    """
+
+    def __init__(self, times: Array, totals: Array) -> None:
+        first, last = times[0] - _FAR_S, times[-1] + _FAR_S
+        self._times = np.concatenate(([first], times, [last]))
+        self._totals = np.concatenate((totals[:1], totals, totals[-1:]))
+        self._integral: Array | None = None
+
+    @classmethod
+    def of_segments(cls, starts: Array, ends: Array, amounts: Array) -> Curve:
+        """Each row of ``amounts`` (n × c) is spread evenly from its start to its end."""
+        rates = amounts / np.maximum(ends - starts, 1e-12)[:, None]
+        times = np.concatenate((starts, ends))
+        order = np.argsort(times, kind="stable")
+        times = times[order]
+        slopes = np.cumsum(np.concatenate((rates, -rates))[order], axis=0)
+        grown = np.cumsum(slopes[:-1] * np.diff(times)[:, None], axis=0)
+        return cls(times, np.concatenate((np.zeros((1, amounts.shape[1])), grown)))
+
+    @classmethod
+    def of_steps(cls, edges: Array, rates: Array) -> Curve:
+        """``rates`` (n × c) per second, each from one edge (n + 1) to the next."""
+        grown = np.cumsum(rates * np.diff(edges)[:, None], axis=0)
+        return cls(edges, np.concatenate((np.zeros((1, rates.shape[1])), grown)))
+
+    def at(self, t: Array) -> Array:
+        """The totals at times ``t`` (m,): shape (m, c)."""
+        index, part = self._place(t)
+        low = self._totals[index]
+        return np.asarray(low + part[:, None] * (self._totals[index + 1] - low))
+
+    def through(self, t: Array, width_s: float) -> Array:
+        """The totals at ``t``, averaged over a window of ``width_s`` around it: shape (m, c)."""
+        if width_s < _SHARP_S:
+            return self.at(t)
+        half = width_s / 2
+        return np.asarray((self._integrated(t + half) - self._integrated(t - half)) / width_s)
+
+    def _place(self, t: Array) -> tuple[Ints, Array]:
+        index = np.searchsorted(self._times, t, side="right") - 1
+        index = np.clip(index, 0, len(self._times) - 2).astype(np.int64)
+        left, right = self._times[index], self._times[index + 1]
+        return index, (t - left) / np.maximum(right - left, 1e-300)
+
+    def _integrated(self, t: Array) -> Array:
+        """The integral of the totals from the first time on."""
+        if self._integral is None:
+            lengths = np.diff(self._times)[:, None]
+            areas = (self._totals[:-1] + self._totals[1:]) / 2 * lengths
+            areas[0] = 0.0
+            self._integral = np.concatenate(
+                (np.zeros((1, areas.shape[1])), np.cumsum(areas, axis=0))
+            )
+        index, part = self._place(t)
+        low = self._totals[index]
+        slope = self._totals[index + 1] - low
+        length = (t - self._times[index])[:, None]
+        grown = (low + slope * part[:, None] / 2) * length
+        # Before the first time the totals are those at it, and their integral counts from there.
+        grown[index == 0] -= (low * (self._times[1] - self._times[0]))[index == 0]
+        return np.asarray(self._integral[index] + grown)

@@ -1,0 +1,260 @@
+"""Fits what work costs to intervals whose joules and work are known.
+
+Robust non-negative least squares on relative residuals (a step's noise is a share of its cost),
+re-weighted by Tukey's biweight so that one bad interval, or a stranger's load, never spoils the
+fit. A prior stands where the data say nothing: its scale is always taken from the data, and how
+firmly it is believed is itself chosen by the data (the firmest that does not worsen the fit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from meter.attribution.coefficients import Coefficients, Features, Prior
+from meter.attribution.curve import Array
+
+SIZE = len(Features._fields)
+
+_ROUNDS = 8
+_TUKEY = 4.685
+_MEDIAN_OF_CHI2 = 0.4549
+_NOISE_MIN = 0.002
+_FLOOR = 0.002
+#: Standard deviation of the prior relative to its value: firm, loose, hardly there.
+_FIRMNESS_INFORMED = (0.4, 1.5, 30.0)
+_FIRMNESS_GENERIC = (30.0,)
+#: What was learned in an earlier life is believed less: so many sigmas, and so much of its value.
+_AGED = 3.0
+_FADED = 0.1
+
+
+class Window(NamedTuple):
+    """How the counter sees: it shows what was drawn ``delay_s`` ago, averaged over ``width_s``.
+
+    ``doubt_s``: one standard deviation of the delay; ``None`` while it has not been found.
+    """
+
+    delay_s: float = 0.0
+    width_s: float = 0.0
+    doubt_s: float | None = None
+
+
+_SHARP = Window()
+_NO_PACE = Coefficients(*[0.0] * SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Coefficients with their doubt. ``covariance`` is 7 × 7 in the order of ``Features``.
+
+    ``noise``: robust relative standard deviation of one step. ``pace``: seconds per feature that
+    steps usually take. ``converged`` is false until enough busy intervals were seen; until then
+    nothing is bounded by the fit.
+    """
+
+    coefficients: Coefficients
+    covariance: Array
+    noise: float
+    intervals: int
+    converged: bool
+    window: Window = _SHARP
+    pace: Coefficients = _NO_PACE
+
+    def sd(self) -> tuple[float, ...]:
+        """One standard deviation of each coefficient."""
+        return tuple(float(v) for v in np.sqrt(np.maximum(np.diag(self.covariance), 0.0)))
+
+    def relative_variance(
+        self, features: Array, foreseen_j: Array, run_share: Array, jitter: Array
+    ) -> Array:
+        """Variance of ``ΔE / foreseen`` by interval: steps' noise, edges, and the fit's own doubt.
+
+        ``features``: (n, 7); the rest (n,): joules foreseen, Σ of squared shares of single steps,
+        doubt of the edges as a share of the interval.
+        """
+        doubt = np.einsum("ni,ij,nj->n", features, self.covariance, features)
+        doubt /= np.maximum(np.square(foreseen_j), 1e-300)
+        return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + _FLOOR**2)
+
+
+class Rows(NamedTuple):
+    """Intervals to learn from, each a row: features (n, 7) and (n,) the rest.
+
+    ``energy_j``; ``run_s``, seconds with a step; ``run_share``, Σ of squared shares that single
+    steps have in the interval's joules; ``jitter``, doubt of the edges as a share of the interval.
+    """
+
+    features: Array
+    energy_j: Array
+    run_s: Array
+    run_share: Array
+    jitter: Array
+
+    @classmethod
+    def of(cls, table: Array) -> Rows:
+        """From one array (n, 11), columns in this order."""
+        return cls(table[:, :SIZE], *(table[:, SIZE + i] for i in range(4)))
+
+
+def unfitted(prior: Prior) -> Fit:
+    """The prior alone, with the doubt it deserves."""
+    scale = 0.4 if prior.informed else 3.0
+    doubt = np.diag([(scale * value) ** 2 for value in prior.coefficients])
+    return Fit(prior.coefficients, doubt, 0.05, 0, converged=False)
+
+
+def fit_rows(
+    rows: Rows, prior: Prior, converged: bool, window: Window, restored: Fit | None = None
+) -> Fit:
+    """Fit coefficients to ``rows``; ``restored`` is what an earlier life had learned."""
+    if restored is not None:
+        start = np.array(restored.coefficients)
+        doubt = _AGED**2 * restored.covariance + np.diag(np.square(_FADED * start) + 1e-30)
+        belief = _inverse(doubt)
+    else:
+        start = _scaled(prior.coefficients, rows)
+        belief = np.diag(1.0 / np.square(np.maximum(start, 1e-30)))
+    informed = prior.informed or restored is not None
+    best: _Solution | None = None
+    for firmness in reversed(_FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC):
+        found = _robust(rows, start, belief / firmness**2)
+        if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
+            best = found if best is None else found._replace(loss=best.loss)
+    assert best is not None
+    return Fit(
+        coefficients=Coefficients(*(float(v) for v in best.theta)),
+        covariance=best.covariance,
+        noise=best.noise,
+        intervals=len(rows.energy_j),
+        converged=converged,
+        window=window,
+        pace=_pace(rows, best.trust),
+    )
+
+
+class _Solution(NamedTuple):
+    theta: Array
+    covariance: Array
+    noise: float
+    loss: float
+    trust: Array
+
+
+def _scaled(shape: Coefficients, rows: Rows) -> Array:
+    """The prior, brought to the scale of the data: static and step costs each by its median."""
+    x, y = rows.features, rows.energy_j
+    theta = np.array(shape)
+    only_idle = (x[:, 0] > 0) & (x[:, 1] <= 1e-9)
+    busy = x[:, 1] > 1e-9
+    if only_idle.any():
+        theta[0] = np.median(y[only_idle] / x[only_idle, 0])
+    if busy.any():
+        left = np.maximum(y[busy] - theta[0] * x[busy, 0], 0.0)
+        theta[1:] *= max(float(np.median(left / (x[busy, 1:] @ theta[1:]))), 1e-12)
+    return theta
+
+
+def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
+    """Iteratively re-weighted fit; ``belief`` is the precision (7 × 7) of ``start``."""
+    x, y = rows.features, rows.energy_j
+    theta = start
+    trust = np.ones(len(y))
+    noise = 0.3
+    hessian = np.eye(SIZE)
+    residual = np.zeros(len(y))
+    for _ in range(_ROUNDS):
+        expected = x @ theta
+        size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
+        variance = noise**2 * rows.run_share + np.square(rows.jitter) + _FLOOR**2
+        weight = trust / (np.square(size) * variance)
+        hessian = (x * weight[:, None]).T @ x + belief
+        theta = non_negative(hessian, x.T @ (weight * y) + belief @ start)
+        expected = x @ theta
+        size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
+        residual = (y - expected) / size
+        noise = _noise(residual, rows)
+        variance = noise**2 * rows.run_share + np.square(rows.jitter) + _FLOOR**2
+        standard = residual / np.sqrt(variance)
+        spread = max(1.0, float(np.median(np.abs(standard))) * 1.4826)
+        trust = np.square(np.maximum(0.0, 1 - np.square(standard / (_TUKEY * spread))))
+    loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
+    covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
+    return _Solution(theta, covariance, noise, loss, trust)
+
+
+def _inverse(matrix: Array) -> Array:
+    """The inverse of a positive matrix whose rows may differ by many orders of magnitude."""
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    inner = np.linalg.pinv(matrix * np.outer(scale, scale), hermitian=True)
+    return np.asarray(inner * np.outer(scale, scale))
+
+
+def _noise(residual: Array, rows: Rows) -> float:
+    """One step's relative noise, from the median square of what intervals leave."""
+    busy = rows.run_share > 1e-3
+    if not busy.any():
+        return _NOISE_MIN
+    own = np.maximum(np.square(residual) - np.square(rows.jitter), 0.0)[busy]
+    ratio = float(np.median(own / rows.run_share[busy])) / _MEDIAN_OF_CHI2
+    return float(max(_NOISE_MIN, ratio**0.5))
+
+
+def _correlation(standard: Array, trust: Array) -> float:
+    """How much neighbouring residuals repeat each other: ``(1 + ρ)/(1 − ρ)``, never below 1."""
+    kept = np.where(trust > 0, standard, 0.0)
+    power = float(kept @ kept)
+    rho = float(kept[1:] @ kept[:-1]) / power if power > 0 else 0.0
+    rho = min(max(rho, 0.0), 0.9)
+    return (1 + rho) / (1 - rho)
+
+
+def _pace(rows: Rows, trust: Array) -> Coefficients:
+    """Seconds that each feature usually adds to steps: a plain fit, twice, without slow ones."""
+    x = rows.features.copy()
+    x[:, 0] = 0.0
+    pace = np.zeros(SIZE)
+    kept = (x[:, 1] > 1e-9) & (trust > 0)
+    if kept.sum() < SIZE:
+        return Coefficients(*pace.tolist())
+    for _ in range(3):
+        a, seconds = x[kept], rows.run_s[kept]
+        weight = 1.0 / np.square(np.maximum(seconds, 1e-6))
+        hessian = (a * weight[:, None]).T @ a
+        hessian += np.diag(1e-9 * np.diag(hessian) + 1e-300)
+        pace = non_negative(hessian, a.T @ (weight * seconds))
+        off = np.abs(rows.run_s / np.maximum(x @ pace, 1e-9) - 1.0)
+        limit = 5 * max(0.01, float(np.median(off[kept])))
+        kept &= off < limit
+        if kept.sum() < SIZE:
+            break
+    return Coefficients(*pace.tolist())
+
+
+def non_negative(hessian: Array, target: Array) -> Array:
+    """Minimise ``½ θᵀHθ − tᵀθ`` over ``θ ≥ 0`` (Lawson and Hanson's active set, normal form)."""
+    scale = 1.0 / np.sqrt(np.diag(hessian))
+    h, t = hessian * np.outer(scale, scale), target * scale
+    size = len(t)
+    theta = np.zeros(size)
+    free = np.zeros(size, dtype=bool)
+    for _ in range(3 * size):
+        gradient = t - h @ theta
+        gradient[free] = -np.inf
+        best = int(np.argmax(gradient))
+        if gradient[best] <= 1e-12:
+            break
+        free[best] = True
+        while True:
+            trial = np.zeros(size)
+            trial[free] = np.linalg.solve(h[np.ix_(free, free)], t[free])
+            if (trial[free] > 0).all():
+                theta = trial
+                break
+            blocked = free & (trial <= 0)
+            ratio = theta[blocked] / np.maximum(theta[blocked] - trial[blocked], 1e-300)
+            theta = theta + float(ratio.min()) * (trial - theta)
+            free &= theta > 1e-15
+    return theta * scale

@@ -1,0 +1,118 @@
+"""Which engine requests are one request to the client, and the receipts that are done.
+
+Children of one ``n > 1`` request share a ``parent``. A request that is prefilled on one engine and
+decoded on another has the same id (or parent) on both, where engines serve the same model: then a
+closed request waits a second for the other engine to take it up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from meter.attribution.receipts import joined
+from meter.model import Engine, Receipt, RequestOpened
+
+_HANDOVER_NS = 1_000_000_000
+_RECENT_RECEIPTS = 4096
+
+SoFar = Callable[[str, str], Receipt | None]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Engine requests of one client's request; ``None`` while one is open."""
+
+    children: dict[tuple[str, str], Receipt | None] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return None not in self.children.values()
+
+    def receipts(self) -> list[Receipt]:
+        return [receipt for receipt in self.children.values() if receipt is not None]
+
+
+class Groups:
+    """Open groups by the client's id, and what became final."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+        self._owner: dict[str, str] = {}  # engine request -> group, where their names differ
+        self._waiting: deque[tuple[int, str]] = deque()
+        self._final: list[Receipt] = []
+        self._recent: dict[str, Receipt] = {}
+        self._handover: frozenset[str] = frozenset()
+
+    def engines(self, engines: Sequence[Engine]) -> None:
+        """Learn who is there: engines of one model may hand requests over to each other."""
+        models = [engine.model for engine in engines]
+        self._handover = frozenset(e.id for e in engines if models.count(e.model) > 1)
+
+    def open(self, event: RequestOpened) -> None:
+        """An engine took a request."""
+        id = event.parent if event.parent is not None else event.request
+        group = self._groups.setdefault(id, _Group())
+        group.children[event.engine, event.request] = None
+        if event.request != id:
+            self._owner[event.request] = id
+
+    def close(self, receipt: Receipt, opened: RequestOpened) -> None:
+        """An engine's request has its receipt; the client's may be complete with it."""
+        id = opened.parent if opened.parent is not None else opened.request
+        group = self._groups.setdefault(id, _Group())
+        group.children[receipt.engine, opened.request] = receipt
+        if opened.request != id:
+            self._remember(opened.request, receipt)
+            self._owner.pop(opened.request, None)
+        if not group.done:
+            return
+        if receipt.engine in self._handover and receipt.closed_ns is not None:
+            self._waiting.append((receipt.closed_ns, id))
+        else:
+            self._complete(id)
+
+    def advance(self, now_ns: int) -> None:
+        """Time goes on: what no other engine took up is complete."""
+        while self._waiting and self._waiting[0][0] + _HANDOVER_NS <= now_ns:
+            _, id = self._waiting.popleft()
+            group = self._groups.get(id)
+            if group is not None and group.done:
+                self._complete(id)
+
+    def finish(self) -> None:
+        """The input is over."""
+        for _, id in self._waiting:
+            group = self._groups.get(id)
+            if group is not None and group.done:
+                self._complete(id)
+        self._waiting.clear()
+
+    def drain(self) -> list[Receipt]:
+        """Receipts that became final since the last call."""
+        final, self._final = self._final, []
+        return final
+
+    def find(self, id: str, so_far: SoFar) -> Receipt | None:
+        """The receipt under a client's id or an engine's: final, or what is settled so far."""
+        group = self._groups.get(id)
+        if group is None:
+            owner = self._groups.get(self._owner.get(id, ""))
+            if owner is None:
+                return self._recent.get(id)
+            return next((so_far(*key) for key in owner.children if key[1] == id), None)
+        found = [receipt or so_far(*key) for key, receipt in group.children.items()]
+        children = [receipt for receipt in found if receipt is not None]
+        return joined(id, children) if children else None
+
+    def _complete(self, id: str) -> None:
+        receipt = joined(id, self._groups.pop(id).receipts())
+        self._remember(id, receipt)
+        self._final.append(receipt)
+
+    def _remember(self, id: str, receipt: Receipt) -> None:
+        self._recent.pop(id, None)
+        self._recent[id] = receipt
+        while len(self._recent) > _RECENT_RECEIPTS:
+            del self._recent[next(iter(self._recent))]

@@ -1,0 +1,225 @@
+"""What the engines of one device did in a stretch of time, as segments that a curve is made of.
+
+Every moment is in exactly one kind of segment, for each engine: a *run* (a step), a *gap* (static
+power before a step, which that step pays), *lost* (steps were lost here), or, where no engine has
+any of these, *outside* (idle or start-up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from meter.attribution.coefficients import Coefficients, Features
+from meter.attribution.curve import Array, Curve, Ints, seconds
+from meter.attribution.engine import EngineState, Lost
+
+_SIZE = len(Features._fields)
+_S = 1e-9
+
+#: Columns of the load's curve: the features, and then these.
+FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(_SIZE, _SIZE + 5)
+
+
+class Share(NamedTuple):
+    """Which passes of an engine a load holds: their places in its table, and in the load."""
+
+    engine: EngineState
+    rows: Ints
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Segments in seconds from ``origin_ns``.
+
+    ``runs``: features of each run (n × 7); in ``seconds`` stands, as a negative number, static
+    power that other engines on the device carry (see ``_crowding``). ``gap_s``: seconds of static
+    power that each gap pays, for the same passes. ``lost_w``: what two known neighbours of a loss
+    draw on average is found by ``priced``, from their work per second ``lost`` (n × 7).
+    """
+
+    origin_ns: int
+    shares: tuple[Share, ...]
+    gap: Array
+    t0: Array
+    t1: Array
+    runs: Array
+    gap_s: Array
+    outside: Array
+    startup: Array
+    lost_spans: Array
+    lost: Array
+
+    def priced(self, theta: Coefficients) -> Priced:
+        """What ``theta`` foresees for each segment, in joules."""
+        weights = np.array(theta)
+        raw = self.runs[:, 1:] @ weights[1:]
+        run_j = np.maximum(raw + self.runs[:, 0] * theta.static_w, 0.0)
+        kept = np.where(raw > 0, run_j / np.maximum(raw, 1e-300), 1.0)
+        lengths = self.lost_spans[:, 1] - self.lost_spans[:, 0]
+        return Priced(run_j, kept, self.gap_s * theta.static_w, self.lost @ weights * lengths)
+
+    def segments(self, priced: Priced, static_w: float) -> tuple[Array, Array, Array]:
+        """All segments for ``Curve.of_segments``: starts, ends, amounts."""
+        outside_s = self.outside[:, 1] - self.outside[:, 0]
+        counts = [len(self.t0), len(self.t0), len(outside_s), len(self.startup), len(self.lost)]
+        runs, gaps, outside, startup, lost = np.split(
+            amounts := np.zeros((sum(counts), _SIZE + 5)), np.cumsum(counts)[:-1]
+        )
+        runs[:, :_SIZE] = self.runs
+        runs[:, FORESEEN_J] = runs[:, RUN_J] = priced.run_j
+        runs[:, RUN_S] = self.t1 - self.t0
+        gaps[:, 0] = self.gap_s
+        gaps[:, FORESEEN_J] = priced.gap_j
+        outside[:, 0] = outside_s
+        outside[:, FORESEEN_J] = outside_s * static_w
+        startup[:, STARTUP_S] = self.startup[:, 1] - self.startup[:, 0]
+        lost[:, FORESEEN_J] = lost[:, LOST_J] = priced.lost_j
+        spans = (self.outside, self.startup, self.lost_spans)
+        starts = np.concatenate((self.t0, self.gap, *(s[:, 0] for s in spans)))
+        ends = np.concatenate((self.t1, self.t0, *(s[:, 1] for s in spans)))
+        return starts, ends, amounts
+
+    def curve(self, priced: Priced, static_w: float) -> Curve:
+        return Curve.of_segments(*self.segments(priced, static_w))
+
+
+class Priced(NamedTuple):
+    """Joules foreseen by segment; ``kept``: the part of a run's cost left after crowding."""
+
+    run_j: Array
+    kept: Array
+    gap_j: Array
+    lost_j: Array
+
+
+def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
+    """What ``engines`` did between two moments (and beyond, where a pass reaches there)."""
+    shares: list[Share] = []
+    columns: list[Ints] = []
+    features: list[Array] = []
+    first = 0
+    for engine in engines:
+        rows = _touching(engine, low_ns, high_ns)
+        shares.append(Share(engine, rows, first))
+        first += len(rows)
+        columns.append(engine.table.rows[rows])
+        features.append(_features(engine, columns[-1]))
+    rows = np.concatenate(columns) if columns else np.zeros((0, 15), dtype=np.int64)
+    runs = np.concatenate(features) if features else np.zeros((0, _SIZE))
+    gap, t0, t1 = (seconds(rows[:, i] - low_ns) for i in (1, 2, 3))
+    gap_s = t0 - gap
+    if len(engines) > 1:
+        crowd_run_s, crowd_gap_s = _crowding(gap, t0, t1)
+        runs[:, 0] = -crowd_run_s
+        gap_s = np.maximum(gap_s - crowd_gap_s, 0.0)
+    losses = [loss for e in engines for loss in e.lost if _meets(loss, low_ns, high_ns)]
+    lost_spans = _spans([(loss.start_ns - low_ns, loss.end_ns - low_ns) for loss in losses])
+    busy = np.concatenate((np.stack((gap, t1), axis=1), lost_spans))
+    outside = _complement(busy, (high_ns - low_ns) * _S)
+    startups = [
+        (up - low_ns, (high_ns if ready is None else ready) - low_ns)
+        for e in engines
+        for up, ready in e.startups
+        if up < high_ns and (ready is None or ready > low_ns)
+    ]
+    return Load(
+        origin_ns=low_ns,
+        shares=tuple(shares),
+        gap=gap,
+        t0=t0,
+        t1=t1,
+        runs=runs,
+        gap_s=gap_s,
+        outside=outside,
+        startup=_within(outside, _spans(startups)),
+        lost_spans=lost_spans,
+        lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), _SIZE),
+    )
+
+
+def experts_awake(engine: EngineState, tokens: Array) -> Array:
+    """The share of a mixture's experts that a step over ``tokens`` tokens reads: ``m(T)``."""
+    experts = engine.info.experts
+    if experts is None or experts.total <= 0:
+        return np.zeros(len(tokens))
+    return np.asarray(1.0 - (1.0 - experts.active / experts.total) ** tokens)
+
+
+def _touching(engine: EngineState, low_ns: int, high_ns: int) -> Ints:
+    """Places of the passes with somebody in them that reach into the time between."""
+    table = engine.table
+    table.gather()
+    first = int(np.searchsorted(table.column("t1_ns"), low_ns, side="right"))
+    rows = table.rows[first:]
+    somebody = rows[:, 4] + rows[:, 7] + rows[:, 10] + rows[:, 14] > 0
+    return np.flatnonzero(somebody & (rows[:, 1] < high_ns)) + first
+
+
+def _features(engine: EngineState, rows: Ints) -> Array:
+    """Shape (n, 7), ``seconds`` zero."""
+    runs = np.zeros((len(rows), _SIZE))
+    runs[:, 1] = 1.0
+    runs[:, 2] = rows[:, 5] + rows[:, 8]
+    runs[:, 3] = rows[:, 6] + rows[:, 9]
+    runs[:, 4] = rows[:, 11]
+    runs[:, 5] = rows[:, 12]
+    runs[:, 6] = experts_awake(engine, runs[:, 2] + runs[:, 4])
+    return runs
+
+
+def _meets(loss: Lost, low_ns: int, high_ns: int) -> bool:
+    return loss.start_ns < high_ns and loss.end_ns > low_ns
+
+
+def _neighbours(loss: Lost) -> Array:
+    """Work per second of the passes on both sides of a loss, on average."""
+    known = [row for row in (loss.before, loss.after) if row is not None]
+    rates = [np.array(row.work()) / ((row.t1_ns - row.t0_ns) * _S) for row in known]
+    return np.asarray(sum(rates) / len(rates)) if rates else np.zeros(_SIZE)
+
+
+def _spans(pairs_ns: Sequence[tuple[int, int]]) -> Array:
+    return np.array(pairs_ns, dtype=np.float64).reshape(len(pairs_ns), 2) * _S
+
+
+def _complement(busy: Array, length_s: float) -> Array:
+    """The spans of ``[0, length)`` that no busy span covers."""
+    busy = busy[np.argsort(busy[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(np.concatenate(([0.0], busy[:, 1])))
+    starts = np.minimum(reached, length_s)
+    ends = np.clip(np.concatenate((busy[:, 0], [length_s])), 0.0, length_s)
+    free = ends > starts
+    return np.stack((starts[free], ends[free]), axis=1)
+
+
+def _within(spans: Array, wanted: Array) -> Array:
+    """The parts of ``spans`` that lie in the first wanted span that covers them."""
+    parts = [
+        (max(start, a), min(end, b))
+        for a, b in wanted.tolist()
+        for start, end in spans.tolist()
+        if max(start, a) < min(end, b)
+    ]
+    return np.array(parts).reshape(len(parts), 2)
+
+
+def _crowding(gap: Array, t0: Array, t1: Array) -> tuple[Array, Array]:
+    """Seconds of static power that others carry, in each run and in each gap.
+
+    Each engine's modelled cost holds the static power of its own time. Where ``m`` of them are
+    busy for ``o`` seconds it flows once: each is lowered by ``o·(1 − 1/m)`` seconds of it.
+    """
+    if not len(gap):
+        return np.zeros(0), np.zeros(0)
+    times = np.concatenate((gap, t1))
+    order = np.argsort(times, kind="stable")
+    change = np.concatenate((np.ones(len(gap)), -np.ones(len(t1))))[order]
+    present = np.maximum(np.cumsum(change)[:-1], 1.0)
+    saved = Curve.of_steps(times[order], (1.0 - 1.0 / present)[:, None])
+    at_gap, at_t0, at_t1 = (saved.at(t)[:, 0] for t in (gap, t0, t1))
+    return at_t1 - at_t0, at_t0 - at_gap

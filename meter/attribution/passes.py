@@ -1,0 +1,80 @@
+"""The passes of one engine that are not settled yet, as columns of numbers.
+
+Rows come one by one from the batch and are looked at in blocks. Beside what each pass computed
+stands what its devices have booked on it so far: a pass may lie in several intervals of several
+devices, and is settled when all of them have closed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meter.attribution.batch import PassRow
+from meter.attribution.curve import Array, Ints
+
+#: What is booked on a pass, summed over devices: λ-weighted coefficients (joules per step and per
+#: unit of work), the gap's joules, mean λ, λ-weighted gap seconds, joules split before the
+#: calibration converged, mean squared doubt of the edges (as a share of an interval), mean squared
+#: noise of a step, and the interval's features per joule (7 columns from ``MIX`` on).
+STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
+GAP_J, LAMBDA, GAP_S, UNLEARNED_J, EDGE, NOISE = range(6, 12)
+MIX = 12
+_WIDTH = MIX + 7
+_COLUMN = {name: i for i, name in enumerate(PassRow._fields)}
+
+
+class PassTable:
+    """Passes in order of ``k``; call ``gather`` before a look at the arrays.
+
+    ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, 19), see the names above;
+    ``interval``: (n,), the number of the first device's interval that a pass's middle lies in, or
+    -1 while unknown.
+    """
+
+    def __init__(self) -> None:
+        self._new: list[PassRow] = []
+        self._on_device: dict[str, Array] = {}
+        self.rows: Ints = np.zeros((0, len(PassRow._fields)), dtype=np.int64)
+        self.booked: Array = np.zeros((0, _WIDTH))
+        self.interval: Ints = np.zeros(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self._new)
+
+    def append(self, row: PassRow) -> None:
+        self._new.append(row)
+
+    def gather(self) -> None:
+        """Take the rows that came since the last call into the arrays."""
+        count = len(self._new)
+        if not count:
+            return
+        self.rows = np.concatenate((self.rows, np.array(self._new, dtype=np.int64)))
+        self.booked = np.concatenate((self.booked, np.zeros((count, _WIDTH))))
+        self.interval = np.concatenate((self.interval, np.full(count, -1, dtype=np.int64)))
+        for id, joules in self._on_device.items():
+            self._on_device[id] = np.concatenate((joules, np.zeros(count)))
+        self._new.clear()
+
+    def column(self, name: str) -> Ints:
+        """One column of the rows, by its name in ``PassRow``."""
+        return np.asarray(self.rows[:, _COLUMN[name]])
+
+    def on_device(self, id: str) -> Array:
+        """Joules booked on each pass by one device: shape (n,), to be added to."""
+        if id not in self._on_device:
+            self._on_device[id] = np.zeros(len(self.rows))
+        return self._on_device[id]
+
+    def waiting_j(self, id: str) -> float:
+        """Joules that one device has booked on passes that are not settled."""
+        booked = self._on_device.get(id)
+        return float(booked.sum()) if booked is not None else 0.0
+
+    def drop(self, count: int) -> None:
+        """Forget the first ``count`` passes: they are settled."""
+        self.rows = self.rows[count:].copy()
+        self.booked = self.booked[count:].copy()
+        self.interval = self.interval[count:].copy()
+        for id, joules in self._on_device.items():
+            self._on_device[id] = joules[count:].copy()

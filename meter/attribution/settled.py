@@ -1,0 +1,94 @@
+"""A block of settled passes of one engine: what each costs per head and per unit of work."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from meter.attribution import passes
+from meter.attribution.curve import Array, Ints
+
+
+class Settled:
+    """Arrays of shape (n,), one row a pass.
+
+    ``fixed_j``: (F + gap) / participants; ``prefill_j``, ``pair_j``, ``decode_j``, ``context_j``:
+    joules per unit of work; ``expert_j``: joules per token for the experts it shares;
+    ``expert_share``: λ-weighted share of experts awake per token; ``energy_j``: the whole pass;
+    ``member_j``: what a plainly decoding request pays but for its context.
+    """
+
+    def __init__(self, rows: Ints, booked: Array, interval: Ints, experts: Array) -> None:
+        self.rows = rows
+        self.heads = rows[:, 4] + rows[:, 7] + rows[:, 10]
+        heads = np.maximum(self.heads, 1)
+        tokens = np.maximum(rows[:, 5] + rows[:, 8] + rows[:, 11], 1)
+        common_j = booked[:, passes.STEP_J] + booked[:, passes.GAP_J]
+        self.fixed_j = common_j / heads
+        self.prefill_j = booked[:, passes.PREFILL_J]
+        self.pair_j = booked[:, passes.PAIR_J]
+        self.decode_j = booked[:, passes.DECODE_J]
+        self.context_j = booked[:, passes.CONTEXT_J]
+        self.expert_j = booked[:, passes.EXPERT_J] * experts / tokens
+        self.factor = booked[:, passes.LAMBDA]
+        self.expert_share = self.factor * experts / tokens
+        self.gap_s = booked[:, passes.GAP_S] / heads
+        self.step_share = self.factor / heads
+        self.energy_j = (
+            common_j
+            + self.prefill_j * (rows[:, 5] + rows[:, 8])
+            + self.pair_j * (rows[:, 6] + rows[:, 9])
+            + self.decode_j * rows[:, 11]
+            + self.context_j * rows[:, 12]
+            + booked[:, passes.EXPERT_J] * experts
+        )
+        self.member_j = self.fixed_j + self.decode_j + self.expert_j
+        self.unlearned = booked[:, passes.UNLEARNED_J] / np.maximum(self.energy_j, 1e-300)
+        self.unlearned[self.energy_j <= 0] = 0.0
+        self.mix = booked[:, passes.MIX :]
+        self.edge2 = booked[:, passes.EDGE]
+        self.noise2 = booked[:, passes.NOISE]
+        self.interval = interval
+        self._compare_in_intervals()
+
+    def _compare_in_intervals(self) -> None:
+        """What each pass is to its interval: its total, its concentration, and ``u`` and ``v``."""
+        _, place = np.unique(self.interval, return_inverse=True)
+
+        def summed(values: Array) -> Array:
+            return np.asarray(np.bincount(place, values)[place])
+
+        self.total_j = np.maximum(summed(self.energy_j), 1e-300)
+        share = self.energy_j / self.total_j
+        self.concentration = summed(np.square(share))
+        self.u = self.member_j - share * summed(self.member_j)
+        self.v = self.context_j - share * summed(self.context_j)
+
+
+class Prices(NamedTuple):
+    """One pass of a block, as plain numbers: much faster to read than arrays, one by one."""
+
+    fixed_j: float
+    prefill_j: float
+    pair_j: float
+    decode_j: float
+    context_j: float
+    expert_j: float
+    factor: float
+    expert_share: float
+    gap_s: float
+    step_share: float
+    energy_j: float
+    unlearned: float
+    interval: int
+    total_j: float
+    concentration: float
+    noise2: float
+    edge2: float
+
+    @classmethod
+    def of(cls, block: Settled) -> list[Prices]:
+        """All passes of a block."""
+        columns = [getattr(block, name).tolist() for name in cls._fields]
+        return [cls(*row) for row in zip(*columns, strict=True)]
