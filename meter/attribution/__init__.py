@@ -2,5 +2,6 @@
 
 from meter.attribution.attributor import Attributor
 from meter.attribution.fit import Fit
+from meter.attribution.learned import Learned, from_facts, to_facts
 
-__all__ = ["Attributor", "Fit"]
+__all__ = ["Attributor", "Fit", "Learned", "from_facts", "to_facts"]

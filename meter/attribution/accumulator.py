@@ -178,20 +178,20 @@ class Accumulator:
         """Put a segment's joules on a bill; returns them. ``ends``: the stretch is over."""
         grown = self._sums - segment.sums
         start = segment.context - (segment.k - self._k0)
-        a, b, c, gap_s, steps, decode, decode_k, experts, unlearned, *squares = grown[
-            :_MIX
-        ].tolist()
+        numbers = grown[:_MIX].tolist()
+        a, b, c = numbers[_ENERGY]
+        gap_s, steps, decode, decode_k, experts = numbers[_FEATURES]
         energy_j: float = a + start * b + c
         bill.decode_j += energy_j
         bill.features += (gap_s, steps, 0.0, 0.0, decode, start * decode + decode_k, experts)
         mix_f, mix_c, mix_ck = grown[_MIX:].reshape(3, SIZE)
         bill.mean_work += mix_f + start * mix_c + mix_ck
-        uu, uv, vv, uvk, vvk, vvkk = squares
+        uu, uv, vv, uvk, vvk, vvkk = numbers[_SQUARES]
         bill.noise_j2 += max(
             0.0, uu + 2 * (start * uv + uvk) + start**2 * vv + 2 * start * vvk + vvkk
         )
         count = self._k - segment.k
-        bill.unlearned += unlearned
+        bill.unlearned += numbers[_UNLEARNED]
         bill.passes += count
         bill.decoded += count
         if ends and count and self._last is not None:

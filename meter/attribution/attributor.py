@@ -23,11 +23,13 @@ from meter.attribution.bill import Bill
 from meter.attribution.books import Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior, with_experts
+from meter.attribution.curve import Array
 from meter.attribution.doubt import uncertainty_j
 from meter.attribution.engine import EngineState, Request
-from meter.attribution.fit import Fit
+from meter.attribution.fit import SIZE, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
+from meter.attribution.learned import Learned
 from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
 from meter.attribution.receipts import receipt_of
@@ -89,16 +91,17 @@ class Attributor:
         devices: Iterable[Device] = (),
         engines: Iterable[Engine] = (),
         fits: Mapping[str, Fit] | None = None,
-        restored: Mapping[str, Fit] | None = None,
+        restored: Iterable[Learned] = (),
         hindsight: bool = False,
     ) -> None:
         self._reorder = Reorder()
         self._fits = dict(fits or {})
-        self._restored = dict(restored or {})
+        self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
         self._devices: dict[str, _DeviceWork] = {}
         self._engines: dict[str, EngineState] = {}
         self._waves: list[list[EngineState]] = []
+        self._covariances: dict[str, Array] = {}
         self._books = Books()
         self._groups = Groups()
         self._closed_j = 0.0
@@ -133,9 +136,14 @@ class Attributor:
         self._settle()
         self._groups.finish()
 
-    def fits(self) -> Mapping[str, Fit]:
-        """Each device's fit as it stands."""
-        return {id: work.calibration.fit for id, work in self._devices.items()}
+    def learned(self) -> list[Learned]:
+        """What each device that serves one model has taught, once it is sure."""
+        known = []
+        for id, work in self._devices.items():
+            models = {owner.model for owner in self._owners(id)}
+            if len(models) == 1 and work.calibration.fit.converged:
+                known.append(Learned(id, models.pop(), work.calibration.fit))
+        return known
 
     # --- out
 
@@ -236,7 +244,6 @@ class Attributor:
         calibration = Calibration(
             self._prior(device),
             self._fits.get(device.id),
-            self._restored.get(device.id),
             self._hindsight,
         )
         work = _DeviceWork(Counter(device, self._hindsight), calibration)
@@ -254,6 +261,7 @@ class Attributor:
             if id in self._devices:
                 work = self._devices[id]
                 work.calibration.believe(self._prior(work.counter.device))
+                work.calibration.restore(self._restored.get((id, info.model or "")))
         self._groups.engines([engine.info for engine in self._engines.values()])
 
     def _prior(self, device: Device) -> Prior:
@@ -278,6 +286,7 @@ class Attributor:
         for id, work in self._devices.items():
             owners = self._owners(id)
             self._close(work, owners)
+        self._covariances.clear()
         for wave in self._waves:
             covered_ns = min(self._covered_ns(engine) for engine in wave)
             if len(wave) > 1:
@@ -436,11 +445,19 @@ class Attributor:
     def _receipt(
         self, engine: EngineState, request: Request, bill: Bill | None, final: bool
     ) -> Receipt:
-        fits = [
-            self._devices[id].calibration.fit for id in engine.info.devices if id in self._devices
-        ]
-        doubt_j = uncertainty_j(bill, fits) if bill else 0.0
+        doubt_j = uncertainty_j(bill, self._covariance(engine)) if bill else 0.0
         return receipt_of(request, bill, engine.info, self._quality(engine), doubt_j, final)
+
+    def _covariance(self, engine: EngineState) -> Array:
+        """Of the coefficients, summed over the engine's devices; worked out once a settlement."""
+        id = engine.info.id
+        if id not in self._covariances:
+            total = np.zeros((SIZE, SIZE))
+            for device in engine.info.devices:
+                if device in self._devices:
+                    total += self._devices[device].calibration.fit.covariance
+            self._covariances[id] = total
+        return self._covariances[id]
 
     def _device_state(self, work: _DeviceWork) -> DeviceState:
         counter, fit = work.counter, work.calibration.fit

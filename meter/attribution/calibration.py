@@ -28,6 +28,7 @@ _REFIT_EVERY_MAX = 256
 _SEARCH_FIRST = 100
 _SEARCH_EVERY_MAX = 3000
 _SEARCHED = 1500
+_SEARCHED_IN_HINDSIGHT = 6000
 
 
 class _Kept(NamedTuple):
@@ -47,21 +48,20 @@ class _Kept(NamedTuple):
 class Calibration:
     """The intervals of one device and the fit to them, renewed as they come.
 
-    ``fixed`` replaces learning by a given fit; ``restored`` is what an earlier life had learned;
-    ``hindsight`` keeps everything and fits only when asked to (replay over a whole trace).
+    ``fixed`` replaces learning by a given fit; ``hindsight`` keeps everything and fits only when
+    asked to (replay over a whole trace).
     """
 
     def __init__(
         self,
         prior: Prior = GENERIC,
         fixed: Fit | None = None,
-        restored: Fit | None = None,
         hindsight: bool = False,
     ) -> None:
         self.prior = prior
-        self.fit = fixed or restored or unfitted(prior)
+        self.fit = fixed or unfitted(prior)
         self._fixed = fixed is not None
-        self._restored = restored
+        self._restored: Fit | None = None
         self._hindsight = hindsight
         self._rows = np.zeros((0, SIZE + 4))
         self._kept: deque[_Kept] = deque()
@@ -77,6 +77,11 @@ class Calibration:
             self.prior = prior
             if self.fit.intervals == 0:
                 self.fit = unfitted(prior)
+
+    def restore(self, fit: Fit | None) -> None:
+        """Begin where an earlier life ended, unless something was learned already."""
+        if fit is not None and not self._fixed and self.fit.intervals == 0:
+            self.fit = self._restored = fit
 
     def add(self, block: Block, closed: int, strange: NDArray[np.bool_]) -> None:
         """Learn from the first ``closed`` intervals of a block, but for the strange ones."""
@@ -119,7 +124,8 @@ class Calibration:
         """Look for the counter's window anew, and fit with what is found."""
         if not self._kept or not self._busy:
             return
-        window = find_window(self._raw(_SEARCHED), self.fit.window)
+        most = _SEARCHED_IN_HINDSIGHT if self._hindsight else _SEARCHED
+        window = find_window(self._raw(most), self.fit.window)
         if window[:2] != self.fit.window[:2]:
             self._rows = self._raw(None).rows(window)
         self.fit = replace(self.fit, window=window)

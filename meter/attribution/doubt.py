@@ -9,23 +9,23 @@ is no part of it: it is common to all requests of a device and stated apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from meter.attribution.bill import Bill
-from meter.attribution.fit import Fit
+from meter.attribution.curve import Array
 
 _FORM = 0.002
 _UNLEARNED = 0.5
 
 
-def uncertainty_j(bill: Bill, fits: Sequence[Fit]) -> float:
-    """Standard deviation of a bill's energy (joules, k = 1)."""
-    if bill.passes == 0 or not fits:
+def uncertainty_j(bill: Bill, covariance: Array) -> float:
+    """Standard deviation of a bill's energy (joules, k = 1).
+
+    ``covariance``: that of the coefficients (7 × 7), summed over the engine's devices.
+    """
+    if bill.passes == 0:
         return 0.0
     energy_j = bill.energy_j
     excess = bill.features - bill.mean_work
     variance = (_FORM * energy_j) ** 2 + bill.noise_j2
     variance += (_UNLEARNED * energy_j * bill.unlearned / bill.passes) ** 2
-    for fit in fits:
-        variance += max(0.0, float(excess @ fit.covariance @ excess))
+    variance += max(0.0, float(excess @ covariance @ excess))
     return float(min(variance**0.5, max(energy_j, 0.0)))

@@ -19,6 +19,7 @@ from meter.attribution.curve import Array
 SIZE = len(Features._fields)
 
 _ROUNDS = 8
+_STILL = 1e-4
 _TUKEY = 4.685
 _MEDIAN_OF_CHI2 = 0.4549
 _NOISE_MIN = 0.002
@@ -160,7 +161,7 @@ def _scaled(shape: Coefficients, rows: Rows) -> Array:
 def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
     """Iteratively re-weighted fit; ``belief`` is the precision (7 × 7) of ``start``."""
     x, y = rows.features, rows.energy_j
-    theta = start
+    theta, before = start, np.zeros(SIZE)
     trust = np.ones(len(y))
     noise = 0.3
     hessian = np.eye(SIZE)
@@ -171,7 +172,7 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
         variance = noise**2 * rows.run_share + np.square(rows.jitter) + _FLOOR**2
         weight = trust / (np.square(size) * variance)
         hessian = (x * weight[:, None]).T @ x + belief
-        theta = non_negative(hessian, x.T @ (weight * y) + belief @ start)
+        before, theta = theta, non_negative(hessian, x.T @ (weight * y) + belief @ start)
         expected = x @ theta
         size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
         residual = (y - expected) / size
@@ -180,6 +181,8 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
         standard = residual / np.sqrt(variance)
         spread = max(1.0, float(np.median(np.abs(standard))) * 1.4826)
         trust = np.square(np.maximum(0.0, 1 - np.square(standard / (_TUKEY * spread))))
+        if np.allclose(theta, before, rtol=_STILL, atol=0.0):
+            break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
     return _Solution(theta, covariance, noise, loss, trust)
@@ -238,6 +241,9 @@ def non_negative(hessian: Array, target: Array) -> Array:
     scale = 1.0 / np.sqrt(np.diag(hessian))
     h, t = hessian * np.outer(scale, scale), target * scale
     size = len(t)
+    everything = np.linalg.solve(h, t)
+    if (everything >= 0).all():
+        return np.asarray(everything * scale)
     theta = np.zeros(size)
     free = np.zeros(size, dtype=bool)
     for _ in range(3 * size):

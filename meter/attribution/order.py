@@ -9,7 +9,8 @@ computes does not depend on how threads interleaved, and a replay gives what was
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from meter.model import (
     Clock,
@@ -30,24 +31,24 @@ _Key = tuple[int, int, str, int, int, str]
 
 def _key(event: Event) -> _Key:
     """Time, rank of meaning, owner, epoch, sequence, name."""
-    match event:
-        case DeviceFound():
-            return (event.t_ns, 0, event.device.id, 0, 0, "")
-        case EngineEvent():
-            rank = 8 if event.event == "down" else 1
-            return (event.t_ns, rank, event.engine, event.epoch, 0, event.event)
-        case Clock():
-            return (event.t_ns, 2, "", 0, event.utc_ns, "")
-        case RequestOpened():
-            return (event.t_ns, 3, event.engine, 0, 0, event.request)
-        case Gap():
-            return (event.t_ns, 4, event.engine, event.epoch, event.first_seq, "")
-        case Step():
-            return (event.t1_ns, 5, event.engine, event.epoch, event.seq, "")
-        case RequestClosed():
-            return (event.t_ns, 6, event.engine, 0, 0, event.request)
-        case Reading():
-            return (event.t_ns, 7, event.device, 0, 0, "")
+    return _KEYS[type(event)](event)
+
+
+def _engine_key(event: EngineEvent) -> _Key:
+    rank = 8 if event.event == "down" else 1
+    return (event.t_ns, rank, event.engine, event.epoch, 0, event.event)
+
+
+_KEYS: dict[type[Event], Callable[[Any], _Key]] = {
+    DeviceFound: lambda e: (e.t_ns, 0, e.device.id, 0, 0, ""),
+    EngineEvent: _engine_key,
+    Clock: lambda e: (e.t_ns, 2, "", 0, e.utc_ns, ""),
+    RequestOpened: lambda e: (e.t_ns, 3, e.engine, 0, 0, e.request),
+    Gap: lambda e: (e.t_ns, 4, e.engine, e.epoch, e.first_seq, ""),
+    Step: lambda e: (e.t1_ns, 5, e.engine, e.epoch, e.seq, ""),
+    RequestClosed: lambda e: (e.t_ns, 6, e.engine, 0, 0, e.request),
+    Reading: lambda e: (e.t_ns, 7, e.device, 0, 0, ""),
+}
 
 
 class Reorder:
@@ -61,26 +62,30 @@ class Reorder:
         self.watermark_ns: int | None = None
         self.late = 0
 
-    def push(self, event: Event) -> Iterator[Event]:
-        """Take one event; yield those whose turn has come. Late ones (counted) pass at once."""
+    def push(self, event: Event) -> Sequence[Event]:
+        """Take one event; the events whose turn has come. Late ones (counted) pass at once."""
         key = _key(event)
         if self.watermark_ns is not None and key[0] < self.watermark_ns:
             self.late += 1
-            yield event
-            return
+            return (event,)
         self._arrivals += 1
         heapq.heappush(self._heap, (key, self._arrivals, event))
-        if self._newest_ns is None or key[0] > self._newest_ns:
-            self._newest_ns = key[0]
-            self.watermark_ns = key[0] - self._window_ns
-            yield from self._release(self.watermark_ns)
+        if self._newest_ns is not None and key[0] <= self._newest_ns:
+            return ()
+        self._newest_ns = key[0]
+        self.watermark_ns = key[0] - self._window_ns
+        return self._release(self.watermark_ns)
 
-    def flush(self) -> Iterator[Event]:
-        """Yield everything that is still held."""
-        if self._newest_ns is not None:
-            self.watermark_ns = self._newest_ns
-            yield from self._release(self._newest_ns)
+    def flush(self) -> Sequence[Event]:
+        """Everything that is still held."""
+        if self._newest_ns is None:
+            return ()
+        self.watermark_ns = self._newest_ns
+        return self._release(self._newest_ns)
 
-    def _release(self, until_ns: int) -> Iterator[Event]:
-        while self._heap and self._heap[0][0][0] <= until_ns:
-            yield heapq.heappop(self._heap)[2]
+    def _release(self, until_ns: int) -> list[Event]:
+        heap, pop = self._heap, heapq.heappop
+        released = []
+        while heap and heap[0][0][0] <= until_ns:
+            released.append(pop(heap)[2])
+        return released

@@ -72,7 +72,7 @@ def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
     cached; completions and joules are sums. Doubts add up: the children share one fit.
     """
     if len(children) == 1:
-        return replace(children[0], id=id)
+        return children[0] if children[0].id == id else replace(children[0], id=id)
     completions = [c.completion_tokens for c in children]
     return replace(
         _summed(replace(children[0], id=id), children),

@@ -91,4 +91,4 @@ class Prices(NamedTuple):
     def of(cls, block: Settled) -> list[Prices]:
         """All passes of a block."""
         columns = [getattr(block, name).tolist() for name in cls._fields]
-        return [cls(*row) for row in zip(*columns, strict=True)]
+        return [cls._make(row) for row in zip(*columns, strict=True)]
