@@ -2,9 +2,9 @@
 
 What it computes depends on the events alone: fed with the same events it gives the same joules,
 live or replayed. Events are sorted in a window (``order``); readings become intervals
-(``intervals``); steps become passes (``batch``, ``engine``). Every half second of the events' time,
-all intervals of which all is known are settled as one block (``load``, ``settle``): their joules go
-to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices of its
+(``intervals``); steps become passes (``batch``, ``engine``). A few times a second of the events'
+time, all intervals of which all is known are settled as one block (``load``, ``settle``): their
+joules go to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices of its
 engine have settled the time it lies in: then it moves the running sums (``accumulator``) and the
 accounts (``books``). What the counters moved and no account has yet is *pending*.
 """
@@ -56,7 +56,9 @@ from meter.model import (
 )
 
 _SILENT_NS = 10_000_000_000
-_SETTLE_EVERY_NS = 500_000_000
+#: A settlement costs the same whatever has happened: the more engines, the rarer.
+_SETTLE_EVERY_NS_PER_ENGINE = 125_000_000
+_SETTLE_EVERY_NS_MIN, _SETTLE_EVERY_NS_MAX = 250_000_000, 1_000_000_000
 _BLOCK = 256
 _HINDSIGHT_ROUNDS = 3
 _FOREVER_NS = 1 << 62
@@ -102,6 +104,7 @@ class Attributor:
         self._engines: dict[str, EngineState] = {}
         self._waves: list[list[EngineState]] = []
         self._covariances: dict[str, Array] = {}
+        self._qualities: dict[str, Quality | None] = {}
         self._books = Books()
         self._groups = Groups()
         self._closed_j = 0.0
@@ -233,7 +236,9 @@ class Attributor:
     def _advance(self, t_ns: int) -> None:
         self._now_ns = max(self._now_ns, t_ns)
         if self._now_ns >= self._due_ns and not self._hindsight:
-            self._due_ns = self._now_ns + _SETTLE_EVERY_NS
+            every_ns = _SETTLE_EVERY_NS_PER_ENGINE * len(self._engines)
+            every_ns = min(max(every_ns, _SETTLE_EVERY_NS_MIN), _SETTLE_EVERY_NS_MAX)
+            self._due_ns = self._now_ns + every_ns
             self._settle()
 
     def _add_device(self, device: Device) -> _DeviceWork:
@@ -287,6 +292,7 @@ class Attributor:
             owners = self._owners(id)
             self._close(work, owners)
         self._covariances.clear()
+        self._qualities.clear()
         for wave in self._waves:
             covered_ns = min(self._covered_ns(engine) for engine in wave)
             if len(wave) > 1:
@@ -416,13 +422,12 @@ class Attributor:
         return max(covered)
 
     def _quality(self, engine: EngineState) -> Quality | None:
-        return worst(
-            [
-                self._devices[id].counter.device.quality
-                for id in engine.info.devices
-                if id in self._devices
-            ]
-        )
+        """The worst of the engine's devices; worked out once a settlement."""
+        id = engine.info.id
+        if id not in self._qualities:
+            devices = [self._devices[d] for d in engine.info.devices if d in self._devices]
+            self._qualities[id] = worst([work.counter.device.quality for work in devices])
+        return self._qualities[id]
 
     # --- receipts
 
@@ -446,7 +451,8 @@ class Attributor:
         self, engine: EngineState, request: Request, bill: Bill | None, final: bool
     ) -> Receipt:
         doubt_j = uncertainty_j(bill, self._covariance(engine)) if bill else 0.0
-        return receipt_of(request, bill, engine.info, self._quality(engine), doubt_j, final)
+        id, quality = self._groups.name_of(request.opened), self._quality(engine)
+        return receipt_of(id, request, bill, engine.info, quality, doubt_j, final)
 
     def _covariance(self, engine: EngineState) -> Array:
         """Of the coefficients, summed over the engine's devices; worked out once a settlement."""

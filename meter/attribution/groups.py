@@ -7,7 +7,7 @@ closed request waits a second for the other engine to take it up.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +42,7 @@ class Groups:
         self._owner: dict[str, str] = {}  # engine request -> group, where their names differ
         self._waiting: deque[tuple[int, str]] = deque()
         self._final: list[Receipt] = []
-        self._recent: dict[str, Receipt] = {}
+        self._recent: OrderedDict[str, Receipt] = OrderedDict()
         self._handover: frozenset[str] = frozenset()
 
     def engines(self, engines: Sequence[Engine]) -> None:
@@ -57,6 +57,12 @@ class Groups:
         group.children[event.engine, event.request] = None
         if event.request != id:
             self._owner[event.request] = id
+
+    def name_of(self, opened: RequestOpened) -> str:
+        """What an engine's request is called in its receipt: as the client calls it, if alone."""
+        id = opened.parent if opened.parent is not None else opened.request
+        group = self._groups.get(id)
+        return opened.request if group is not None and len(group.children) > 1 else id
 
     def close(self, receipt: Receipt, opened: RequestOpened) -> None:
         """An engine's request has its receipt; the client's may be complete with it."""
@@ -112,7 +118,7 @@ class Groups:
         self._final.append(receipt)
 
     def _remember(self, id: str, receipt: Receipt) -> None:
-        self._recent.pop(id, None)
         self._recent[id] = receipt
+        self._recent.move_to_end(id)
         while len(self._recent) > _RECENT_RECEIPTS:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)

@@ -11,6 +11,7 @@ from meter.model import Engine, Quality, Receipt, worst
 
 
 def receipt_of(
+    id: str,
     request: Request,
     bill: Bill | None,
     engine: Engine,
@@ -18,11 +19,11 @@ def receipt_of(
     uncertainty_j: float,
     final: bool,
 ) -> Receipt:
-    """The receipt of one engine request; its ``id`` is the engine's own."""
+    """The receipt of one engine request, under the name ``id``."""
     opened, closed = request.opened, request.closed
     bill = bill or Bill()
     return Receipt(
-        id=opened.request,
+        id=id,
         engine=engine.id,
         model=opened.model or engine.model,
         tenant=opened.tenant,
