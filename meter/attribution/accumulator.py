@@ -246,12 +246,10 @@ def _note_own(bill: Bill, energy_j: float, price: Prices) -> None:
     own = bill.own
     if own is None or own.interval != price.interval:
         bill.end_own()
-        own = bill.own = Own(
-            price.interval, price.total_j, price.concentration, price.noise2, price.edge2
-        )
+        own = bill.own = Own(price.interval, price.concentration, price.noise2, price.edge2)
     own.own_j += energy_j
     own.own_j2 += energy_j**2
-    own.pass_j2 += energy_j * price.energy_j
+    own.shared_j += energy_j * price.share
 
 
 def _ends_j2(mean_j: float, count: int, price: Prices) -> float:

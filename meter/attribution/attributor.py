@@ -4,9 +4,9 @@ What it computes depends on the events alone: fed with the same events it gives 
 live or replayed. Events are sorted in a window (``order``); readings become intervals
 (``intervals``); steps become passes (``batch``, ``engine``). A few times a second of the events'
 time, all intervals of which all is known are settled as one block (``load``, ``settle``): their
-joules go to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices of its
-engine have settled the time it lies in: then it moves the running sums (``accumulator``) and the
-accounts (``books``). What the counters moved and no account has yet is *pending*.
+joules go to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices
+of its engine have settled the time it lies in: then it moves the running sums (``accumulator``) and
+the accounts (``books``). What the counters moved and no account has yet is *pending*.
 """
 
 from __future__ import annotations

@@ -177,8 +177,9 @@ class Batch:
         return PassRow._make((*times, *prefill, *recompute, *decode, emitted, 0))
 
     def dummy(self, step: Step) -> PassRow:
-        """A pass with nobody in it: one token of nothing."""
+        """A pass with nobody in it: one token of nothing. Call ``forget`` before."""
         k = self.passes
         self.passes += 1
+        self._synchronised = True
         times = (k, step.t0_ns, step.t0_ns, step.t1_ns)
         return PassRow._make((*times, *[0] * 7, 1, 0, 0, 1))

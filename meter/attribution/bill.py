@@ -23,25 +23,24 @@ class Segment(NamedTuple):
 class Own:
     """Direct work of one request in the interval at hand: what the interval cannot tell of it.
 
-    ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``pass_j2``: Σx·p with the passes' joules;
-    ``total_j``, ``concentration``: P and Σp²/P² of the interval; ``noise2``, ``edge2``: squared
-    relative noise of a step, and doubt of the edges.
+    ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``shared_j``: Σx·p/P with the passes' shares
+    in the interval; ``concentration``: Σp²/P² there; ``noise2``, ``edge2``: squared relative noise
+    of a step, and doubt of the edges.
     """
 
     interval: int
-    total_j: float
     concentration: float
     noise2: float
     edge2: float
     own_j: float = 0.0
     own_j2: float = 0.0
-    pass_j2: float = 0.0
+    shared_j: float = 0.0
 
     @property
     def variance_j2(self) -> float:
         """Variance of Σ(x − X·p/P)·ε, and of joules that the edges give to the neighbours."""
         own = self.own_j2 + self.own_j**2 * self.concentration
-        own -= 2 * self.own_j * self.pass_j2 / max(self.total_j, 1e-300)
+        own -= 2 * self.own_j * self.shared_j
         return max(0.0, self.noise2 * own) + 2 * self.edge2 * self.own_j**2
 
 

@@ -18,6 +18,8 @@ from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 _LINGER_NS = 1_000_000_000
 _STEP_NS_MAX = 30_000_000_000
+#: Shorter than any step: requests close so long after the step that ended them.
+_PAUSE_NS = 500_000
 
 
 class Lost(NamedTuple):
@@ -55,6 +57,8 @@ class EngineState:
     dummies: bool = False
     last: PassRow | None = None
     _busy_since_ns: int | None = None
+    _idle_since_ns: int | None = None
+    _idle: list[tuple[int, int]] = field(default_factory=list)
     _last_seq: tuple[int, int] | None = None
     _lost_from_ns: int | None = None
     _closing: dict[str, RequestClosed] = field(default_factory=dict)
@@ -81,8 +85,8 @@ class EngineState:
         self.ready(t_ns)
         if self.unfinished and self.last is not None and self._lost_from_ns is None:
             self._lost_from_ns = self._gap_start(t_ns)
-        if self._lost_from_ns is not None and t_ns > self._lost_from_ns:
-            self.lost.append(Lost(self._lost_from_ns, t_ns, self.last, None))
+        if self._lost_from_ns is not None:
+            self._note_lost(self._lost_from_ns, t_ns, None)
         for request in [r for r, held in self.requests.items() if held.closed is None]:
             self.close(RequestClosed(self.info.id, request, t_ns, reason="lost"))
         self.end_closing(None)
@@ -98,6 +102,8 @@ class EngineState:
         self.requests[event.request] = Request(event)
         if self.unfinished == 0:
             self._busy_since_ns = event.t_ns
+            if self._idle_since_ns is not None:
+                self._idle.append((self._idle_since_ns, event.t_ns))
         self.unfinished += 1
 
     def close(self, event: RequestClosed) -> None:
@@ -107,6 +113,8 @@ class EngineState:
         held.closed = event
         self._closing[event.request] = event
         self.unfinished -= 1
+        if self.unfinished == 0:
+            self._idle_since_ns = event.t_ns
 
     def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
         """Put the ends of closed requests among the changes, but for those a step still names.
@@ -138,10 +146,12 @@ class EngineState:
         """Take a step in. One that comes after its successors is too late: its time is lost."""
         if step.t1_ns <= step.t0_ns:
             return
-        if self._last_seq is not None and (step.epoch, step.seq) <= self._last_seq:
+        known = self._last_seq is not None and (step.epoch, step.seq) <= self._last_seq
+        if known and not step.dummy:
             self.late_steps += 1
             return
-        self._follow(step)
+        if not known:  # an engine may or may not count its dummy steps
+            self._follow(step)
         if step.dummy:
             self._run_along(step)
             return
@@ -164,6 +174,7 @@ class EngineState:
         self.table.append(row)
         if row.participants:
             self.last = row
+            self._idle.clear()
 
     def _run_along(self, step: Step) -> None:
         """A dummy step: the batch is empty, and stays so."""
@@ -215,10 +226,25 @@ class EngineState:
     def _end_loss(self, row: PassRow) -> PassRow:
         """The first known pass after a loss; no gap is charged to it."""
         assert self._lost_from_ns is not None
-        if row.t0_ns > self._lost_from_ns:
-            self.lost.append(Lost(self._lost_from_ns, row.t0_ns, self.last, row))
+        gap_ns = self._note_lost(self._lost_from_ns, row.t0_ns, row)
         self._lost_from_ns = None
-        return row._replace(gap_ns=row.t0_ns)
+        return row._replace(gap_ns=gap_ns)
+
+    def _note_lost(self, start_ns: int, end_ns: int, after: PassRow | None) -> int:
+        """Note the time of lost steps, but for the idle spans in it.
+
+        Returns where the gap before ``after`` begins: where the engine was idle in between, what
+        was lost came before that, and the wait for the next step is a gap as ever.
+        """
+        spans = []
+        for idle_from, idle_to in self._idle:
+            if start_ns + _PAUSE_NS < idle_from < end_ns:
+                spans.append((start_ns, idle_from))
+            start_ns = max(start_ns, idle_to)
+        if not spans and start_ns < end_ns:
+            spans, start_ns = [(start_ns, end_ns)], end_ns
+        self.lost.extend(Lost(start, end, self.last, after) for start, end in spans)
+        return min(start_ns, end_ns)
 
     def _forget_batch(self) -> None:
         """Nobody is known to run: open segments end with the last known pass."""

@@ -30,6 +30,7 @@ _HOLD_TICKS = 24
 _SEARCH_ROUNDS = 24
 _KNOWN_WITHIN = 0.002
 _UNIFORM = 12**0.5
+_COMMON = 0.05
 _CONTINUOUS_SHARE = 0.8
 _MERGED_NS = 100_000_000
 #: No board draws more, as far as is known; where the power limit is known, three times that.
@@ -60,6 +61,10 @@ class _Grid:
     phase; its width is concave in the period, so the period that leaves the widest slot is found
     by ternary search, and the phase is the slot's middle. (A line through the bounds' midpoints
     does worse: polls that beat with the tick bias all midpoints one way for minutes.)
+
+    Where in a slot the true phase lies is the same for all its ticks: it shifts all edges alike,
+    and the counter's delay, learned from the work, takes it up. Only a small part of a slot is
+    doubt of single edges; but where ticks wander no slot is left, and what is missing is doubt.
     """
 
     def __init__(self, refresh_s: float | None) -> None:
@@ -133,7 +138,8 @@ class _Grid:
                 high -= third
         period_ns = (low + high) / 2
         start, end = _slot(numbers, lower, upper, period_ns)
-        return period_ns, (start + end) / 2, abs(end - start) / _UNIFORM
+        doubt_ns = (start - end) / _UNIFORM if end < start else _COMMON * (end - start) / _UNIFORM
+        return period_ns, (start + end) / 2, doubt_ns
 
     def in_hindsight(self, changes: Sequence[_Change]) -> Iterator[tuple[int, float]]:
         """The edges of many changes, each timed by the ticks before and after it."""
@@ -200,6 +206,7 @@ class Counter:
         self._hindsight = hindsight
         self._edge_ns = 0
         self._edge_doubt_ns = 0.0
+        self._begun = True
         self._last_uj = 0
         self._last_change_ns = 0
         self._polls = 0
@@ -286,12 +293,16 @@ class Counter:
         self.last = reading
         self._last_uj = reading.energy_uj
         self._last_change_ns = reading.t_ns
-        self._edge_ns, self._edge_doubt_ns = reading.t_ns, 0.0
+        self._edge_ns, self._edge_doubt_ns, self._begun = reading.t_ns, 0.0, True
         if self.first_ns is None:
             self.first_ns = reading.t_ns
 
     def _interval(self, change: _Change, timed: tuple[int, float]) -> Interval:
         edge, doubt = max(timed[0], self._edge_ns + 1), timed[1]
+        if self._begun and not self._continuous and self._grid.period_ns is not None:
+            # The first reading shows the tick before it, which came up to a period earlier.
+            self._edge_doubt_ns = self._grid.period_ns / _UNIFORM
+        self._begun = False
         interval = Interval(
             device=self.device.id,
             start_ns=self._edge_ns,

@@ -15,10 +15,11 @@ from meter.attribution.curve import Array, Ints
 #: What is booked on a pass, summed over devices: λ-weighted coefficients (joules per step and per
 #: unit of work), the gap's joules, mean λ, λ-weighted gap seconds, joules split before the
 #: calibration converged, mean squared doubt of the edges (as a share of an interval), mean squared
-#: noise of a step, and the interval's features per joule (7 columns from ``MIX`` on).
+#: noise of a step, Σ of the squared shares of single steps in the interval, the pass's own share
+#: in it, and the interval's features per joule (7 columns from ``MIX`` on).
 STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
-GAP_J, LAMBDA, GAP_S, UNLEARNED_J, EDGE, NOISE = range(6, 12)
-MIX = 12
+GAP_J, LAMBDA, GAP_S, UNLEARNED_J, EDGE, NOISE, RUN_SHARE, SHARE = range(6, 14)
+MIX = 14
 _WIDTH = MIX + 7
 _COLUMN = {name: i for i, name in enumerate(PassRow._fields)}
 
@@ -26,9 +27,9 @@ _COLUMN = {name: i for i, name in enumerate(PassRow._fields)}
 class PassTable:
     """Passes in order of ``k``; call ``gather`` before a look at the arrays.
 
-    ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, 19), see the names above;
-    ``interval``: (n,), the number of the first device's interval that a pass's middle lies in, or
-    -1 while unknown.
+    ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, 21), see the names above;
+    ``interval``: (n,), the number of the first device's interval that a pass's middle lies in (or
+    of the group of intervals that the counter smears together), or -1 while unknown.
     """
 
     def __init__(self) -> None:

@@ -33,9 +33,13 @@ from meter.attribution.load import (
 )
 
 _SIZE = len(Features._fields)
+# Columns of what passes pay: factor, doubt of edges, presence, Σ of squared shares, 1/joules, mix.
+_FIRST_MIX = 5
 _S = 1e-9
 _EXCESS_SIGMAS = 4.0
 _EXCESS_SPREAD_MIN = 0.03
+#: What is foreseen below this share of what moved is rounding, not a forecast.
+_FACTOR_MIN = 1e-6
 _SUSTAINED = 3
 _SUSTAINED_OF = 5
 #: An excess is judged when so many later intervals are known.
@@ -212,15 +216,19 @@ def distribute(
     ``first_number``: the number of the block's first interval on this device.
     """
     foreseen, energy = block.foreseen_j[:closed], block.energy_j[:closed]
-    priced = foreseen > 0
+    priced = foreseen > _FACTOR_MIN * energy
     factor = np.where(priced, energy / np.where(priced, foreseen, 1.0), 0.0)
     factor = np.where(is_foreign[:closed] & priced, 1.0, factor)
     edges = block.edges[: closed + 1]
-    rates = np.zeros((closed, 3 + _SIZE))
+    # Steps that the counter's window smears over several intervals are told apart less well.
+    smeared = 1.0 + block.fit.window.width_s / np.diff(edges)
+    rates = np.zeros((closed, _FIRST_MIX + _SIZE))
     rates[:, 0] = factor
     rates[:, 1] = np.square(block.jitter_s[:closed] / np.diff(edges))
     rates[:, 2] = 1.0
-    rates[:, 3:] = np.where(
+    rates[:, 3] = block.run_share[:closed] / smeared
+    rates[:, 4] = 1.0 / np.maximum(energy, 1e-12) / smeared
+    rates[:, _FIRST_MIX:] = np.where(
         priced[:, None],
         block.totals[:closed, :_SIZE] / np.where(priced, foreseen, 1.0)[:, None],
         0.0,
@@ -270,6 +278,7 @@ def _book(
     middle = (load.t0 + load.t1) / 2 + fit.window.delay_s
     number = np.searchsorted(edges, middle, side="right") - 1
     inside = (number >= 0) & (number < len(edges) - 1)
+    span = max(1, round(1.0 + fit.window.width_s / float(np.diff(edges).mean())))
     for engine, rows, first in load.shares:
         own = slice(first, first + len(rows))
         table, parts = engine.table, max(1, len(engine.info.devices))
@@ -281,9 +290,11 @@ def _book(
         if not fit.converged:
             booked[rows, passes.UNLEARNED_J] += total_j[own]
         booked[rows, passes.EDGE] += mean[own, 1] / parts
-        booked[rows, passes.NOISE] += mean[own, 2] * fit.noise**2 / parts
-        booked[rows, passes.MIX :] += mean[own, 3:] / parts**2
+        booked[rows, passes.NOISE] += mean[own, 2] * fit.noise**2 / parts**2
+        booked[rows, passes.RUN_SHARE] += mean[own, 3] / parts
+        booked[rows, passes.SHARE] += mean[own, 4] * total_j[own] / parts
+        booked[rows, passes.MIX :] += mean[own, _FIRST_MIX:] / parts**2
         table.on_device(device)[rows] += total_j[own]
         if engine.info.devices[:1] == (device,):
             placed = rows[inside[own]]
-            table.interval[placed] = first_number + number[own][inside[own]]
+            table.interval[placed] = (first_number + number[own][inside[own]]) // span

@@ -16,7 +16,8 @@ class Settled:
     ``fixed_j``: (F + gap) / participants; ``prefill_j``, ``pair_j``, ``decode_j``, ``context_j``:
     joules per unit of work; ``expert_j``: joules per token for the experts it shares;
     ``expert_share``: λ-weighted share of experts awake per token; ``energy_j``: the whole pass;
-    ``member_j``: what a plainly decoding request pays but for its context.
+    ``member_j``: what a plainly decoding request pays but for its context; ``share``: the pass's
+    share in its interval's joules; ``concentration``: Σ of squared shares of single steps there.
     """
 
     def __init__(self, rows: Ints, booked: Array, interval: Ints, experts: Array) -> None:
@@ -49,21 +50,23 @@ class Settled:
         self.mix = booked[:, passes.MIX :]
         self.edge2 = booked[:, passes.EDGE]
         self.noise2 = booked[:, passes.NOISE]
+        self.concentration = booked[:, passes.RUN_SHARE]
+        self.share = booked[:, passes.SHARE]
         self.interval = interval
         self._compare_in_intervals()
 
     def _compare_in_intervals(self) -> None:
-        """What each pass is to its interval: its total, its concentration, and ``u`` and ``v``."""
+        """What a member pays in each pass less the pass's share of what it pays in the interval.
+
+        ``u``: but for its context; ``v``: per token of context.
+        """
         _, place = np.unique(self.interval, return_inverse=True)
 
         def summed(values: Array) -> Array:
             return np.asarray(np.bincount(place, values)[place])
 
-        self.total_j = np.maximum(summed(self.energy_j), 1e-300)
-        share = self.energy_j / self.total_j
-        self.concentration = summed(np.square(share))
-        self.u = self.member_j - share * summed(self.member_j)
-        self.v = self.context_j - share * summed(self.context_j)
+        self.u = self.member_j - self.share * summed(self.member_j)
+        self.v = self.context_j - self.share * summed(self.context_j)
 
 
 class Prices(NamedTuple):
@@ -79,10 +82,9 @@ class Prices(NamedTuple):
     expert_share: float
     gap_s: float
     step_share: float
-    energy_j: float
+    share: float
     unlearned: float
     interval: int
-    total_j: float
     concentration: float
     noise2: float
     edge2: float
