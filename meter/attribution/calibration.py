@@ -23,7 +23,7 @@ from meter.attribution.settle import Block
 
 _WINDOW = 4096
 _FIRST_FIT = 8
-_CONVERGED = 60
+_CONVERGED = 30
 _REFIT_EVERY_MAX = 256
 _SEARCH_FIRST = 100
 _SEARCH_EVERY_MAX = 3000

@@ -224,7 +224,8 @@ def distribute(
     smeared = 1.0 + block.fit.window.width_s / np.diff(edges)
     rates = np.zeros((closed, _FIRST_MIX + _SIZE))
     rates[:, 0] = factor
-    rates[:, 1] = np.square(block.jitter_s[:closed] / np.diff(edges))
+    late_s = block.fit.window.doubt_s or 0.0
+    rates[:, 1] = (np.square(block.jitter_s[:closed]) + late_s**2) / np.square(np.diff(edges))
     rates[:, 2] = 1.0
     rates[:, 3] = block.run_share[:closed] / smeared
     rates[:, 4] = 1.0 / np.maximum(energy, 1e-12) / smeared

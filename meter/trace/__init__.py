@@ -7,7 +7,17 @@ it is reported by number and reason, and the rest is used.
 
 from __future__ import annotations
 
-from meter.trace.reading import BadLine, LineError, Trace, TraceError, read_trace
+from meter.trace.errors import BadLine, LineError, TraceError
+from meter.trace.reading import Trace, TraceReader, collection_paused, read_trace
 from meter.trace.writing import TraceWriter
 
-__all__ = ["BadLine", "LineError", "Trace", "TraceError", "TraceWriter", "read_trace"]
+__all__ = [
+    "BadLine",
+    "LineError",
+    "Trace",
+    "TraceError",
+    "TraceReader",
+    "TraceWriter",
+    "collection_paused",
+    "read_trace",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,16 @@ from meter.model import (
     RequestOpened,
     Step,
 )
-from meter.trace.file import VERSION, open_trace
+from meter.trace.facts import device_facts, engine_facts, present
+from meter.trace.file import VERSION, open_for_writing
 
 
 class TraceWriter:
-    """Appends events to a trace file as they come. Not thread-safe: one writer owns it."""
+    """Appends events to a trace file as they come. Not thread-safe: one writer owns it.
+
+    ``calibration``: what was known of the devices at the start, as JSON. Raises ``OSError``, and
+    ``ValueError`` for what JSON cannot hold (NaN, infinity).
+    """
 
     def __init__(
         self,
@@ -33,20 +39,24 @@ class TraceWriter:
         devices: tuple[Device, ...] = (),
         engines: tuple[Engine, ...] = (),
         wall_utc_ns: int | None = None,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
-        self._file = open_trace(Path(path), "w")
         meta: dict[str, Any] = {
             "type": "meta",
             "version": VERSION,
-            "engines": {engine.id: _engine_facts(engine) for engine in engines},
-            "devices": {device.id: _device_facts(device) for device in devices},
+            "engines": {engine.id: engine_facts(engine) for engine in engines},
+            "devices": {device.id: device_facts(device) for device in devices},
         }
         if wall_utc_ns is not None:
             meta["wall_utc_ns"] = wall_utc_ns
-        self._put(meta)
+        if calibration is not None:
+            meta["calibration"] = dict(calibration)
+        first = _text(meta)
+        self._file = open_for_writing(Path(path))
+        self._file.write(first)
 
     def write(self, event: Event) -> None:
-        self._put(_line(event))
+        self._file.write(_text(_line(event)))
 
     def flush(self) -> None:
         self._file.flush()
@@ -54,9 +64,10 @@ class TraceWriter:
     def close(self) -> None:
         self._file.close()
 
-    def _put(self, line: dict[str, Any]) -> None:
-        text = json.dumps(line, separators=(",", ":"), default=_exact)
-        self._file.write(_unquote(text) + "\n")
+
+def _text(line: dict[str, Any]) -> str:
+    text = json.dumps(line, separators=(",", ":"), default=_exact, allow_nan=False)
+    return _unquote(text) + "\n"
 
 
 # A float cannot hold a nanosecond of a machine's uptime, and the json module writes no Decimal:
@@ -84,38 +95,6 @@ def _joules(uj: int) -> Decimal:
     return Decimal(uj).scaleb(-6)
 
 
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _engine_facts(engine: Engine) -> dict[str, Any]:
-    return _present(
-        devices=list(engine.devices),
-        model=engine.model,
-        fidelity=str(engine.fidelity),
-        params=engine.params,
-        active_params=engine.active_params,
-        weight_bytes=engine.weight_bytes,
-        kv_bytes_per_token=engine.kv_bytes_per_token,
-        layers=engine.layers,
-        heads=engine.heads,
-        head_dim=engine.head_dim,
-        engine_version=engine.engine_version,
-    )
-
-
-def _device_facts(device: Device) -> dict[str, Any]:
-    return _present(
-        name=device.name,
-        quality=str(device.quality),
-        index=device.index,
-        boundary=device.boundary,
-        mem_bandwidth=device.mem_bandwidth,
-        power_limit_w=device.power_limit_w,
-        refresh_s=device.refresh_s,
-    )
-
-
 def _line(event: Event) -> dict[str, Any]:
     match event:
         case Reading():
@@ -124,7 +103,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "type": "reading",
                 "t": _seconds(event.t_ns),
                 "device": event.device,
-                **_present(
+                **present(
                     energy_j=energy,
                     power_w=event.power_w,
                     latency_s=event.latency_s,
@@ -141,7 +120,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "id": event.request,
                 "t": _seconds(event.t_ns),
                 "engine": event.engine,
-                **_present(
+                **present(
                     model=event.model,
                     tenant=event.tenant,
                     parent=event.parent,
@@ -155,7 +134,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "id": event.request,
                 "t": _seconds(event.t_ns),
                 "engine": event.engine,
-                **_present(
+                **present(
                     reason=event.reason,
                     prompt_tokens=event.prompt_tokens,
                     cached_tokens=event.cached_tokens,
@@ -170,7 +149,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "t": _seconds(event.t_ns),
                 "epoch": event.epoch,
             }
-            return line | ({"info": _engine_facts(event.info)} if event.info else {})
+            return line | ({"info": engine_facts(event.info)} if event.info else {})
         case Gap():
             return {
                 "type": "gap",
@@ -188,7 +167,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "type": "device",
                 "t": _seconds(event.t_ns),
                 "device": device.id,
-                **_device_facts(device),
+                **device_facts(device),
             }
 
 

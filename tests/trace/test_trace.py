@@ -1,8 +1,8 @@
-"""The trace format: exact round trips, and bad lines named by number and reason."""
+"""The trace format: what is written is read, exactly, and the lines of the design are."""
 
 from __future__ import annotations
 
-import gzip
+import gc
 import json
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from meter.model import (
     Engine,
     EngineEvent,
     Event,
+    Experts,
+    Fidelity,
     Gap,
+    Layout,
     Phase,
     Quality,
     Reading,
@@ -27,76 +30,146 @@ from meter.model import (
     Work,
 )
 from meter.trace import TraceError, TraceWriter, read_trace
+from tests.trace.lines import META, put
 
 DEVICE = Device("GPU-0", "NVIDIA H100", Quality.MEASURED, refresh_s=0.1)
 ENGINE = Engine("0", ("GPU-0",), model="m", params=8e9)
 
 names = st.text(min_size=1, max_size=12)
-times = st.integers(0, 10**18)
 counts = st.integers(0, 10**7)
 maybe = st.none() | counts
 works = st.builds(Work, names, st.integers(1, 10**6), counts, st.sampled_from(Phase), maybe)
-events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(
-        Reading,
-        device=names,
-        t_ns=times,
-        energy_uj=st.integers(0, 10**18),
-        power_w=st.none() | st.floats(0, 1e4),
-    ),
-    st.builds(Reading, device=names, t_ns=times, energy_uj=st.none(), error=names),
-    st.builds(RequestOpened, st.just("0"), names, times, st.none() | names, st.none() | names),
-    st.builds(RequestClosed, st.just("0"), names, times, st.none() | names, maybe, maybe, maybe),
-    st.builds(Gap, st.just("0"), times, counts, counts, counts),
-    st.builds(Clock, times, times),
-    st.builds(EngineEvent, st.just("0"), times, st.sampled_from(["up", "ready", "down"]), counts),
-    st.builds(DeviceFound, times, st.just(DEVICE)),
-    st.builds(
-        lambda seq, t, length, work, same, drop: Step(
-            "0", 0, seq, t, t + length, tuple(work), same, tuple(drop) if same else ()
-        ),
-        counts,
-        times,
-        counts,
-        st.lists(works, max_size=4),
-        st.booleans(),
-        st.lists(names, max_size=3),
-    ),
+engines = st.builds(
+    Engine,
+    st.just("0"),
+    st.just(("GPU-0",)),
+    st.none() | names,
+    st.sampled_from(Fidelity),
+    params=st.none() | st.floats(0, 1e12),
+    layers=maybe,
+    engine_version=st.none() | names,
+    experts=st.none()
+    | st.tuples(st.integers(1, 512), st.integers(1, 512)).map(lambda n: Experts(max(n), min(n))),
+    layout=st.none() | st.builds(Layout, *[st.integers(1, 64)] * 4),
 )
 
 
-@given(st.lists(events, max_size=20), st.sampled_from(["", ".gz", ".zst"]))
-@example([Reading("0", 0, None, error="\x00")], "")
-@example([Reading("0", 0, None, error="\x001.5\x00")], "")
+def steps(t: int, k: int) -> st.SearchStrategy[Event]:
+    """Step ``k``, which ends at ``t``."""
+    return st.builds(
+        lambda length, rows, same, drop: Step(
+            "0", 0, k, max(0, t - length), t, tuple(rows), same, tuple(drop) if same else ()
+        ),
+        counts,
+        st.lists(works, max_size=4, unique_by=lambda work: work.request),
+        st.booleans(),
+        st.lists(names, max_size=3),
+    )
+
+
+def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
+    """Whatever may be the ``k``-th event of a trace, at ``t``."""
+    at = st.just(t)
+    return st.one_of(
+        st.builds(
+            Reading,
+            device=st.just("GPU-0"),
+            t_ns=at,
+            energy_uj=st.integers(0, 2**63 - 1) | st.integers(0, 10**15),
+            power_w=st.none() | st.floats(0, 1e4),
+            latency_s=st.none() | st.floats(0, 1),
+        ),
+        st.builds(Reading, device=st.just("GPU-0"), t_ns=at, energy_uj=st.none(), error=names),
+        st.builds(
+            RequestOpened, st.just("0"), st.just(f"r{k}"), at, st.none() | names, st.none() | names
+        ),
+        st.builds(RequestClosed, st.just("0"), names, at, st.none() | names, maybe, maybe, maybe),
+        st.builds(
+            lambda epoch, first, n: Gap("0", t, epoch, first, first + n), counts, counts, counts
+        ),
+        st.builds(Clock, at, st.integers(0, 2**63 - 1)),
+        st.builds(
+            EngineEvent,
+            st.just("0"),
+            at,
+            st.sampled_from(["up", "ready", "down"]),
+            counts,
+            st.none() | engines,
+        ),
+        st.builds(DeviceFound, at, st.just(DEVICE)),
+        steps(t, k),
+    )
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> list[Event]:
+    """Events in an order that a trace may have: at most two seconds back."""
+    base = draw(st.integers(2 * 10**9, 10**15) | st.integers(2 * 10**9, 2**63 - 10**12))
+    waits = draw(st.lists(st.integers(-2, 10).map(lambda s: s * 10**9 + s), max_size=20))
+    newest, events = base, []
+    for k, wait in enumerate(waits):
+        t = max(newest - 2 * 10**9, newest + wait)
+        newest = max(newest, t)
+        events.append(draw(events_at(t, k)))
+    return events
+
+
+@given(traces(), engines, st.sampled_from(["", ".gz", ".zst"]))
+@example([Reading("GPU-0", 0, None, error="\x00")], ENGINE, "")
+@example([Reading("GPU-0", 0, None, error="\x001.5\x00")], ENGINE, "")
 def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, written: list[Event], suffix: str
+    tmp_path_factory: pytest.TempPathFactory, written: list[Event], engine: Engine, suffix: str
 ) -> None:
     """Every event survives the round trip exactly, to the nanosecond and the microjoule."""
     path = tmp_path_factory.mktemp("trace") / f"t.jsonl{suffix}"
-    writer = TraceWriter(path, (DEVICE,), (ENGINE,))
+    writer = TraceWriter(path, (DEVICE,), (engine,))
     for event in written:
         writer.write(event)
     writer.close()
     trace = read_trace(path)
     assert trace.bad_lines == []
     assert trace.devices == (DEVICE,)
-    assert trace.engines == (ENGINE,)
+    assert trace.engines == (engine,)
     assert trace.events == written
 
 
-def put(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+def test_meta_as_it_is_written(tmp_path: Path) -> None:
+    """Experts, layout, the wall clock and the calibration, and all of it is kept."""
+    engine = Engine("0", ("GPU-0",), experts=Experts(128, 8), layout=Layout(tp=8))
+    calibration = {"GPU-0": {"static_w": 115.5, "intervals": 7, "covariance": [[0.25, 1e-9]]}}
+    path = tmp_path / "t.jsonl"
+    TraceWriter(path, (DEVICE,), (engine,), 2**60 + 1, calibration).close()
+    meta = json.loads(path.read_text())
+    assert meta["engines"]["0"]["experts"] == {"total": 128, "active": 8}
+    assert meta["engines"]["0"]["layout"] == {"tp": 8, "pp": 1, "dp": 1, "ep": 1}
+    trace = read_trace(path)
+    assert trace.meta == meta
+    assert trace.meta["calibration"] == calibration
+    assert trace.meta["wall_utc_ns"] == 2**60 + 1
+    assert trace.engines == (engine,)
 
 
-META = json.dumps(
-    {
-        "type": "meta",
-        "version": 1,
-        "engines": {"0": {"devices": ["GPU-0"], "model": "m"}},
-        "devices": {"GPU-0": {"name": "H100", "quality": "measured"}},
-    }
-)
+def test_a_layout_says_what_it_knows(tmp_path: Path) -> None:
+    """What it leaves out is one."""
+    meta = META.replace('"model": "m"', '"layout": {"tp": 2, "x": 3}, "experts": null')
+    (engine,) = read_trace(put(tmp_path / "t.jsonl", meta)).engines
+    assert engine.layout == Layout(2, 1, 1, 1)
+    assert engine.experts is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_json_does_not_have_is_not_written(tmp_path: Path, bad: float) -> None:
+    """It would be a line that cannot be read; a file is only begun with a good meta line."""
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(ValueError, match="JSON"):
+        TraceWriter(path, calibration={"GPU-0": bad})
+    assert not path.exists()
+    writer = TraceWriter(path, (DEVICE,))
+    with pytest.raises(ValueError, match="JSON"):
+        writer.write(Reading("GPU-0", 1, 1, power_w=bad))
+    writer.write(Clock(1, 1))
+    writer.close()
+    assert read_trace(path).events == [Clock(1, 1)]
 
 
 def test_the_lines_of_the_design(tmp_path: Path) -> None:
@@ -118,54 +191,18 @@ def test_the_lines_of_the_design(tmp_path: Path) -> None:
     assert reading == Reading("GPU-0", 100_100_000_000, 1_234_567_890_000)
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("{", "Expecting"),
-        ("[1]", "a line must be a JSON object"),
-        ('{"type":"what"}', "type 'what' is none of"),
-        ('{"type":"reading","t":1,"device":"GPU-0"}', "energy_j is missing"),
-        ('{"type":"reading","t":"x","device":"GPU-0","energy_j":1}', "t 'x' is not a number"),
-        ('{"type":"reading","t":1,"device":"GPU-0","energy_j":-1}', "energy_j is below zero"),
-        ('{"type":"step","seq":0,"t0":2,"t1":1,"work":[]}', "t1 is before t0"),
-        ('{"type":"step","seq":0,"t0":1,"t1":2,"work":[["r",0,0,"p"]]}', "tokens must be"),
-        ('{"type":"step","seq":0,"t0":1,"t1":2,"work":[["r",1,0,"x"]]}', "phase must be one of"),
-        ('{"type":"request","event":"ope","id":"r","t":1}', "neither"),
-        ('{"type":"request","event":"close","id":"r","t":1,"prompt_tokens":-4}', "prompt_tokens"),
-        ('{"type":"engine","event":"gone","t":1}', "none of"),
-    ],
-)
-def test_a_bad_line_is_named_and_the_rest_is_used(tmp_path: Path, line: str, reason: str) -> None:
-    """Number and reason, and the lines around it are read."""
-    good = '{"type":"clock","t":1,"utc_ns":5}'
-    trace = read_trace(put(tmp_path / "t.jsonl", META, good, line, good))
-    assert len(trace.events) == 2
-    (bad,) = trace.bad_lines
-    assert bad.number == 3
-    assert reason in bad.reason
-
-
-def test_a_file_that_breaks_off(tmp_path: Path) -> None:
-    """A truncated gzip gives what could be read, and says where it broke off."""
-    path = tmp_path / "t.jsonl.gz"
-    lines = "\n".join([META] + ['{"type":"clock","t":1,"utc_ns":5}'] * 20000)
-    data = gzip.compress(lines.encode())
-    path.write_bytes(data[: len(data) // 2])
-    trace = read_trace(path)
-    assert trace.events
-    assert "breaks off" in trace.bad_lines[-1].reason
-
-
-@pytest.mark.parametrize("content", ["", "\n\n", '{"type":"clock","t":1,"utc_ns":5}\n', "x\n"])
-def test_nothing_usable(tmp_path: Path, content: str) -> None:
-    """Empty, or no meta line first: one clear error."""
-    path = tmp_path / "t.jsonl"
-    path.write_text(content)
-    with pytest.raises(TraceError, match="meta"):
+def test_collection_goes_on_as_before(tmp_path: Path) -> None:
+    """Reading stands without the garbage collector, and leaves it as it was."""
+    path = put(tmp_path / "t.jsonl", META)
+    assert gc.isenabled()
+    read_trace(path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
         read_trace(path)
-
-
-def test_no_file(tmp_path: Path) -> None:
-    """A missing file is named."""
-    with pytest.raises(TraceError, match="no such trace file"):
-        read_trace(tmp_path / "none.jsonl")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(TraceError):
+        read_trace(put(path, META.replace("GPU-0", "x").replace('"devices": {"x"', '"y": {"x"')))
+    assert gc.isenabled()

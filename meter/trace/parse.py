@@ -1,0 +1,240 @@
+"""One line, read with care: exact, slow, and with a reason where it cannot be used.
+
+``quick`` reads most lines; what it refuses comes here. Both give the same for every line that both
+take, and a test holds them to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from meter.model import (
+    Clock,
+    DeviceFound,
+    EngineEvent,
+    Event,
+    Gap,
+    Phase,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Step,
+    Work,
+)
+from meter.trace import fields
+from meter.trace.errors import LineError, shown
+from meter.trace.facts import device_of, engine_of
+from meter.trace.file import LINE_BYTES_MAX
+
+# A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
+STEP_NS_MAX = 3600 * 10**9
+_STATES = ("up", "ready", "down")
+
+
+def json_object(line: bytes, number: Callable[[str], Any] = Decimal) -> dict[str, Any]:
+    """The JSON object of a line; ``number`` makes those with decimals. Raises ``LineError``."""
+    if len(line) > LINE_BYTES_MAX:
+        raise LineError(f"the line is longer than {LINE_BYTES_MAX} bytes")
+    if b"\0" in line:
+        raise LineError("the line holds NUL bytes: it was damaged, or never written out")
+    try:
+        found = json.loads(line.decode(), parse_float=number, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
+        raise LineError(f"the line is not UTF-8: {found}") from None
+    except json.JSONDecodeError as error:
+        raise LineError(f"not JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise LineError("the line is nested too deeply") from None
+    except LineError:
+        raise
+    except (ValueError, ArithmeticError):  # thousands of digits, or an exponent of dozens
+        raise LineError("the line holds a number out of all range") from None
+    if not isinstance(found, dict):
+        raise LineError(f"a line must be a JSON object, not {shown(found)}")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise LineError(f"{name} is no JSON number: leave out what is not known")
+
+
+class Parser:
+    """Turns lines into events. ``engine`` is the one that lines may leave out, if any."""
+
+    def __init__(self, engine: str | None) -> None:
+        self._engine = engine
+        self._by_type: dict[str, Callable[[fields.Line], Event]] = {
+            "reading": _reading,
+            "step": self._step,
+            "request": self._request,
+            "engine": self._engine_event,
+            "gap": self._gap,
+            "clock": _clock,
+            "device": _device_found,
+        }
+
+    def event(self, line: bytes, newest_ns: int) -> Event:
+        """The event of a line; one without a time gets ``newest_ns``. Raises ``LineError``."""
+        said = json_object(line)
+        kind = said.get("type")
+        if kind == "meta":
+            raise LineError("a second meta line: replay the traces one by one")
+        parse = self._by_type.get(kind) if isinstance(kind, str) else None
+        if parse is None:
+            raise LineError(f"type {shown(kind)} is none of {', '.join(self._by_type)}")
+        if kind == "gap" and "t" not in said:
+            said["t"] = Decimal(newest_ns).scaleb(-9)
+        return parse(said)
+
+    def _owner(self, line: fields.Line) -> str:
+        engine = line.get("engine")
+        if engine is not None:
+            return fields.as_text(engine, "engine")
+        if self._engine is None:
+            raise LineError("engine is missing, and meta does not have exactly one")
+        return self._engine
+
+    def _step(self, line: fields.Line) -> Step:
+        same, dummy = fields.flag(line, "same"), line.get("kind") == "dummy"
+        t0_ns, t1_ns = _span(line)
+        return Step(
+            engine=self._owner(line),
+            epoch=fields.whole(line, "epoch", 0),
+            seq=fields.whole(line, "seq"),
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            work=_all_work(line, same, dummy),
+            same=same,
+            drop=tuple(fields.as_text(id, "drop") for id in fields.rows(line, "drop")),
+            dummy=dummy,
+        )
+
+    def _request(self, line: fields.Line) -> RequestOpened | RequestClosed:
+        id, t_ns = fields.text(line, "id"), fields.time_ns(line, "t")
+        engine, prompt = self._owner(line), fields.tokens(line, "prompt_tokens")
+        if line.get("event") == "open":
+            return RequestOpened(
+                engine,
+                id,
+                t_ns,
+                model=fields.optional_text(line, "model"),
+                tenant=fields.optional_text(line, "tenant"),
+                parent=fields.optional_text(line, "parent"),
+                prompt_tokens=prompt,
+            )
+        if line.get("event") == "close":
+            return RequestClosed(
+                engine,
+                id,
+                t_ns,
+                reason=fields.optional_text(line, "reason"),
+                prompt_tokens=prompt,
+                cached_tokens=fields.tokens(line, "cached_tokens"),
+                completion_tokens=fields.tokens(line, "completion_tokens"),
+            )
+        raise LineError(f'event {shown(line.get("event"))} is neither "open" nor "close"')
+
+    def _engine_event(self, line: fields.Line) -> EngineEvent:
+        event = line.get("event")
+        if event not in _STATES:
+            raise LineError(f"event {shown(event)} is none of {', '.join(_STATES)}")
+        engine, info = self._owner(line), line.get("info")
+        if info is not None and not isinstance(info, dict):
+            raise LineError(f"info {shown(info)} is not an object")
+        return EngineEvent(
+            engine,
+            fields.time_ns(line, "t"),
+            event,
+            epoch=fields.whole(line, "epoch", 0),
+            info=None if info is None else engine_of(engine, info),
+        )
+
+    def _gap(self, line: fields.Line) -> Gap:
+        first, last = fields.whole(line, "from"), fields.whole(line, "to")
+        if first > last:
+            raise LineError(f"from {first} is after to {last}")
+        engine, t_ns = self._owner(line), fields.time_ns(line, "t")
+        return Gap(engine, t_ns, fields.whole(line, "epoch", 0), first, last)
+
+
+def _clock(line: fields.Line) -> Clock:
+    return Clock(fields.time_ns(line, "t"), fields.whole(line, "utc_ns", most=2**63 - 1))
+
+
+def _device_found(line: fields.Line) -> DeviceFound:
+    return DeviceFound(fields.time_ns(line, "t"), device_of(fields.text(line, "device"), line))
+
+
+def _reading(line: fields.Line) -> Reading:
+    error = fields.optional_text(line, "error")
+    return Reading(
+        device=fields.text(line, "device"),
+        t_ns=fields.time_ns(line, "t"),
+        energy_uj=None if error is not None else fields.energy_uj(line, "energy_j"),
+        power_w=fields.real(line, "power_w"),
+        latency_s=fields.real(line, "latency_s"),
+        late_s=fields.real(line, "late_s"),
+        error=error,
+    )
+
+
+def _span(line: fields.Line) -> tuple[int, int]:
+    t0_ns, t1_ns = fields.time_ns(line, "t0"), fields.time_ns(line, "t1")
+    if t1_ns < t0_ns:
+        raise LineError(f"t1 is before t0: {shown(line['t1'])} < {shown(line['t0'])}")
+    if t1_ns - t0_ns > STEP_NS_MAX:
+        raise LineError(
+            f"the step takes {(t1_ns - t0_ns) / 1e9:.0f} s, and none takes more than "
+            f"{STEP_NS_MAX // 10**9}: are t0 and t1 seconds?"
+        )
+    return t0_ns, t1_ns
+
+
+def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
+    name = "add" if same else "work"
+    if same and line.get("work") is not None:
+        raise LineError("work stands in a step with same: its rows belong into add")
+    if line.get(name) is None and not (same or dummy):
+        raise LineError("work is missing: a step lists its work, or has same with add and drop")
+    work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(fields.rows(line, name)))
+    repeated = twice(work)
+    if repeated is not None:
+        raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")
+    return work
+
+
+def twice(work: tuple[Work, ...]) -> str | None:
+    """A request with two rows, if any. Its encoder's work may stand beside its tokens."""
+    seen: set[tuple[str, bool]] = set()
+    for row in work:
+        key = (row.request, row.phase is Phase.ENCODER)
+        if key in seen:
+            return row.request
+        seen.add(key)
+    return None
+
+
+def _work(row: Any, name: str) -> Work:
+    if not isinstance(row, list) or len(row) not in (4, 5):
+        raise LineError(f"{name} {shown(row)} is not [id, tokens, context, phase(, kept)]")
+    request, tokens, context, phase, *kept = row
+    numbers = (tokens, context, *(n for n in kept if n is not None))
+    if not all(_is_count(n) for n in numbers) or tokens < 1:
+        raise LineError(
+            f"{name} {shown(row)}: tokens must be at least 1, context and kept at least 0, whole "
+            f"numbers up to {fields.TOKENS_MAX}"
+        )
+    if phase not in tuple(Phase):
+        raise LineError(f"{name} {shown(row)}: phase must be one of {', '.join(Phase)}")
+    id = fields.as_text(request, f"{name} id")
+    return Work(id, tokens, context, Phase(phase), kept[0] if kept else None)
+
+
+def _is_count(value: Any) -> bool:
+    return (
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= fields.TOKENS_MAX
+    )

@@ -1,0 +1,193 @@
+"""The lines that a trace is full of, decoded in C straight into the model's types.
+
+What this refuses, for whatever reason, ``parse`` reads with care. Numbers are exact (``exact``):
+decoded as floats, which tell the integer that was meant up to some size. At the first number
+beyond that a reader turns to the numbers' own texts, and stays there: times and counters go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, make_dataclass
+from operator import itemgetter
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
+
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, field
+from msgspec.json import Decoder
+
+from meter.model import Event, Reading, RequestClosed, RequestOpened, Step, Work
+from meter.trace.exact import (
+    TooLargeError,
+    ns_of_float,
+    ns_of_text,
+    uj_of_float,
+    uj_of_text,
+)
+from meter.trace.fields import NUMBER_MAX, TOKENS_MAX
+from meter.trace.parse import STEP_NS_MAX, twice
+
+N = TypeVar("N", float, Raw)
+T = TypeVar("T")
+_Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+_Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+
+
+class RefusedError(Exception):
+    """Not a line for this module."""
+
+
+# What decoding raises: text that is not UTF-8 and deep nesting come as Python's own errors.
+REFUSED = (RefusedError, DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError)
+
+
+class _Work(Work):
+    """``Work`` with the bounds of its numbers."""
+
+    __slots__ = ()
+
+    tokens: Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
+    context: _Count
+    kept: _Count | None
+
+
+def _twin(frozen: type[T]) -> type[T]:
+    """A class whose values can become ``frozen``'s, at a quarter of what its own way costs.
+
+    A frozen dataclass sets each field through ``object.__setattr__``. Its twin is not frozen and
+    has the same slots, so that ``value.__class__ = frozen`` is allowed, and all that is missing.
+    """
+    names = [(field.name, Any) for field in fields(cast("Any", frozen))]
+    return cast("type[T]", make_dataclass("_Twin", names, slots=True))
+
+
+_OpenStep, _OpenReading = _twin(Step), _twin(Reading)
+_OpenOpened, _OpenClosed = _twin(RequestOpened), _twin(RequestClosed)
+_request_of = itemgetter(0)
+
+
+class Quick:
+    """Turns lines into events. ``engine`` is the one that lines may leave out, if any.
+
+    ``quick.decode(line).event(quick)`` is the event of a line; raises one of ``REFUSED``.
+    """
+
+    __slots__ = ("decode", "engine", "ns", "uj")
+
+    def __init__(self, engine: str | None) -> None:
+        self.engine = engine
+        self.decode: Callable[[bytes], _Line] = _FLOATS.decode
+        self.ns: Callable[[Any], int] = ns_of_float
+        self.uj: Callable[[Any], int] = uj_of_float
+
+    def again(self, line: bytes) -> Event:
+        """A line that was refused. Where a number was too large for a float, no more floats."""
+        try:
+            return self.decode(line).event(self)
+        except TooLargeError:
+            self.decode, self.ns, self.uj = _TEXTS.decode, ns_of_text, uj_of_text
+        event: Event = self.decode(line).event(self)
+        return event
+
+
+class _Line(Protocol):
+    def event(self, by: Quick) -> Event: ...
+
+
+class _Step(Struct, Generic[N], tag="step", gc=False):
+    t0: N
+    t1: N
+    seq: _Number
+    engine: str | None = None
+    epoch: _Number = 0
+    work: tuple[_Work, ...] | None = None
+    same: bool = False
+    add: tuple[_Work, ...] | None = None
+    drop: tuple[str, ...] = ()
+    kind: str | None = None
+
+    def event(self, by: Quick) -> Step:
+        t0_ns, t1_ns = by.ns(self.t0), by.ns(self.t1)
+        engine = by.engine if self.engine is None else self.engine
+        if engine is None or not 0 <= t0_ns <= t1_ns <= t0_ns + STEP_NS_MAX:
+            raise RefusedError
+        same, work, dummy = self.same, self.work, self.kind == "dummy"
+        if same:
+            if work is not None:
+                raise RefusedError
+            work = self.add
+        if work is None:
+            if not (same or dummy):
+                raise RefusedError
+            work = ()
+        elif work and len(set(map(_request_of, work))) < len(work) and twice(work) is not None:
+            raise RefusedError
+        step = _OpenStep(engine, self.epoch, self.seq, t0_ns, t1_ns, work, same, self.drop, dummy)
+        step.__class__ = Step
+        return step
+
+
+class _Reading(Struct, Generic[N], tag="reading", gc=False):
+    t: N
+    device: str
+    energy_j: N | UnsetType = UNSET
+    power_w: float | None = None
+    latency_s: float | None = None
+    late_s: float | None = None
+    error: str | None = None
+
+    def event(self, by: Quick) -> Reading:
+        t_ns, energy_uj = by.ns(self.t), None
+        if self.error is None:
+            if self.energy_j is UNSET:
+                raise RefusedError
+            energy_uj = by.uj(self.energy_j)
+            if energy_uj < 0:
+                raise RefusedError
+        if t_ns < 0:
+            raise RefusedError
+        reading = _OpenReading(
+            self.device, t_ns, energy_uj, self.power_w, self.latency_s, self.late_s, self.error
+        )
+        reading.__class__ = Reading
+        return reading
+
+
+class _Request(Struct, Generic[N], tag="request", gc=False):
+    event_: Literal["open", "close"] = field(name="event")
+    id: str
+    t: N
+    engine: str | None = None
+    model: str | None = None
+    tenant: str | None = None
+    parent: str | None = None
+    prompt_tokens: _Count | None = None
+    reason: str | None = None
+    cached_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+
+    def event(self, by: Quick) -> RequestOpened | RequestClosed:
+        t_ns = by.ns(self.t)
+        engine = by.engine if self.engine is None else self.engine
+        if engine is None or t_ns < 0:
+            raise RefusedError
+        if self.event_ == "open":
+            opened = _OpenOpened(
+                engine, self.id, t_ns, self.model, self.tenant, self.parent, self.prompt_tokens
+            )
+            opened.__class__ = RequestOpened
+            return opened
+        closed = _OpenClosed(
+            engine,
+            self.id,
+            t_ns,
+            self.reason,
+            self.prompt_tokens,
+            self.cached_tokens,
+            self.completion_tokens,
+        )
+        closed.__class__ = RequestClosed
+        return closed
+
+
+_FLOATS = Decoder(_Step[float] | _Reading[float] | _Request[float])
+_TEXTS = Decoder(_Step[Raw] | _Reading[Raw] | _Request[Raw])
