@@ -307,10 +307,10 @@ class DeviceState:
 
     ``measured_j`` is everything the counter moved since the first reading; ``pending_j`` the part
     of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of
-    DESIGN section 5 (``static_w, F, a, q, b, c, e``) to joules (watts for ``static_w``); an ``sd`` of
-    ``None`` means nothing is known. ``latency_s`` is how long the last call took;
-    ``delay_s`` how late the counter shows what was drawn, ``smear_s`` the width of the window over
-    which it averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while not found.
+    DESIGN section 5 (``static_w, F, a, q, b, c, e``) to joules (watts for ``static_w``); an ``sd``
+    of ``None`` means nothing is known. ``latency_s`` is how long the last call took; ``delay_s``
+    how late the counter shows what was drawn, ``smear_s`` the width of the window over which it
+    averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     """
 

@@ -245,8 +245,8 @@ def _note_own(bill: Bill, energy_j: float, price: Prices) -> None:
     """Remember direct work by interval, for what the interval cannot tell of it."""
     own = bill.own
     if own is None or own.interval != price.interval:
-        bill.end_own()
-        own = bill.own = Own(price.interval, price.concentration, price.noise2, price.edge2)
+        own = Own(price.interval, price.concentration, price.noise2, price.edge2)
+        bill.next_own(own)
     own.own_j += energy_j
     own.own_j2 += energy_j**2
     own.shared_j += energy_j * price.share

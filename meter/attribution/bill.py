@@ -25,7 +25,7 @@ class Own:
 
     ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``shared_j``: Σx·p/P with the passes' shares
     in the interval; ``concentration``: Σp²/P² there; ``noise2``, ``edge2``: squared relative noise
-    of a step, and doubt of the edges.
+    of a step, and doubt of the edges; ``before_j``: Σx in the interval before.
     """
 
     interval: int
@@ -35,13 +35,14 @@ class Own:
     own_j: float = 0.0
     own_j2: float = 0.0
     shared_j: float = 0.0
+    before_j: float = 0.0
 
     @property
     def variance_j2(self) -> float:
-        """Variance of Σ(x − X·p/P)·ε, and of joules that the edges give to the neighbours."""
+        """Variance of Σ(x − X·p/P)·ε, and of what the edge to the interval before may misplace."""
         own = self.own_j2 + self.own_j**2 * self.concentration
         own -= 2 * self.own_j * self.shared_j
-        return max(0.0, self.noise2 * own) + 2 * self.edge2 * self.own_j**2
+        return max(0.0, self.noise2 * own) + self.edge2 * (self.own_j - self.before_j) ** 2
 
 
 @dataclass(slots=True)
@@ -73,8 +74,17 @@ class Bill:
     def end_own(self) -> None:
         """The interval of the direct work at hand is over."""
         if self.own is not None:
-            self.noise_j2 += self.own.variance_j2
+            self.noise_j2 += self.own.variance_j2 + self.own.edge2 * self.own.own_j**2
             self.own = None
+
+    def next_own(self, own: Own) -> None:
+        """Direct work begins in another interval."""
+        if self.own is not None and own.interval == self.own.interval + 1:
+            self.noise_j2 += self.own.variance_j2
+            own.before_j = self.own.own_j
+        else:
+            self.end_own()
+        self.own = own
 
     def copy(self) -> Bill:
         """An independent copy."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from meter.attribution.bill import Bill
 from meter.attribution.curve import Array
 
-_FORM = 0.001
+_FORM = 0.0007
 _UNLEARNED = 0.5
 
 
