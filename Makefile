@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 SECONDS ?=
+PLOTS ?=
 CACHE := $(or $(JOULEMETER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/joulemeter)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ export JOULEMETER_CACHE := $(CACHE)
 # Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
 unexport SECONDS
 
-.PHONY: help install test lint fmt dashboards bench demo demo-vllm clean
+.PHONY: help install test lint fmt dashboards bench accuracy demo demo-vllm clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +25,8 @@ help:
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
-	@echo 'make bench                   what the plugin costs per engine step'
+	@echo 'make bench                   what the plugin costs per engine step, and the core at scale'
+	@echo 'make accuracy [PLOTS=DIR]    receipts against the truth of synthetic engines, in a table'
 
 install: $(VENV)/.dev
 
@@ -60,6 +62,10 @@ dashboards: install
 bench: install
 	tests/vllm_cpu/setup.sh
 	$(BIN)/python tests/bench/plugin_cost.py
+	$(BIN)/python tests/bench/core_scale.py --only scale --only batch --only replay
+
+accuracy: install
+	$(BIN)/python -m tests.truth $(if $(PLOTS),--plots '$(PLOTS)')
 
 demo: $(VENV)/.base
 	$(BIN)/joulemeter demo $(if $(SECONDS),--seconds $(SECONDS))

@@ -150,6 +150,8 @@ def replay(
         _fail(str(error))
     for bad in replayed.trace.bad_lines:
         print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
+    for hole in room.not_covered(replayed):
+        print(f"{trace}: {hole}", file=sys.stderr)
     figures = room.summary(replayed)
     if receipts is not None:
         room.write_receipts(replayed, receipts)

@@ -82,6 +82,24 @@ def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[R
     ]
 
 
+def not_covered(replayed: Replayed) -> list[str]:
+    """What the accounts leave out, a sentence each."""
+    s = replayed.snapshot
+    holes = []
+    for state in s.devices:
+        name = state.device.id
+        if state.resets:
+            holes.append(f"{name}: the counter started over {state.resets} times; no joules there")
+        if state.jumps:
+            holes.append(
+                f"{name}: the counter jumped {state.jumps} times by more than such a device can "
+                "draw; no joules there"
+            )
+    if s.lost_steps:
+        holes.append(f"{s.lost_steps} steps were lost; their time is unattributed (lost_steps)")
+    return holes
+
+
 # --- what replay writes ---------------------------------------------------------------------
 
 
@@ -109,6 +127,8 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "quality": None if quality is None else str(quality),
         "late_events": s.late_events,
         "lost_steps": s.lost_steps,
+        "resets": {d.device.id: d.resets for d in s.devices},
+        "jumps": {d.device.id: d.jumps for d in s.devices},
         "bad_lines": len(replayed.trace.bad_lines),
     }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 
-from meter.attribution import Attributor
+from meter.attribution import Attributor, from_facts, to_facts
 from meter.model import (
     Account,
     DeviceFound,
@@ -22,7 +23,7 @@ from meter.model import (
     Step,
     Work,
 )
-from meter.replay import replay_trace
+from meter.replay import not_covered, replay_trace
 from meter.trace import Trace
 
 from .scenes import ENGINE, GPU, Scene
@@ -245,3 +246,70 @@ def test_tokens_are_counted_once() -> None:
     completed = sum(e.completion_tokens or 0 for e in closes)
     still_open = core.snapshot().receipts_open
     assert completed <= tokens["output"] <= completed + 200 * still_open
+
+
+def test_a_jump_of_the_counter_invents_nothing() -> None:
+    """Joules that no board could have drawn are in no account, and it is said."""
+    scene = Scene(seed=8, seconds=20.0)
+    events: list[Event] = [
+        replace(e, energy_uj=e.energy_uj + 10**12)
+        if isinstance(e, Reading) and e.t_ns > 10_000_000_000 and e.energy_uj is not None
+        else e
+        for e in scene.events
+    ]
+    replayed = replay_trace(Trace((GPU,), (ENGINE,), events))
+    whole = play(list(scene.events)).snapshot()
+    s = replayed.snapshot
+    assert s.devices[0].jumps == 1
+    assert 0 < whole.measured_j - s.measured_j < 200
+    assert conserved(s)
+    assert "jumped 1 times" in not_covered(replayed)[0]
+
+
+def test_an_engine_that_dies_in_mid_step_loses_that_step() -> None:
+    """From its last known step to its end nobody knows what it did: `lost_steps`, not idle."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, (Work("a", 9, 0, Phase.PREFILL),)))
+    core.feed(EngineEvent("0", 1_150_000_000, "down"))
+    core.feed(Reading("GPU-0", 1_150_000_000, 30_000_000))
+    core.finish()
+    s = core.snapshot()
+    assert s.unattributed["lost_steps"] > 0
+    assert s.total_j(Account.IDLE) == pytest.approx(0.0, abs=1e-6)
+    assert conserved(s)
+
+
+def test_prefill_on_one_engine_and_decode_on_another_is_one_receipt() -> None:
+    """The client's request has one receipt, with a line for each engine."""
+    engines = [replace(ENGINE, id="0"), replace(ENGINE, id="1", devices=("GPU-1",))]
+    core = Attributor([CONTINUOUS, replace(CONTINUOUS, id="GPU-1")], engines)
+    for device in ("GPU-0", "GPU-1"):
+        core.feed(Reading(device, 1_000_000_000, 0))
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, (Work("a", 9, 0, Phase.PREFILL),)))
+    core.feed(RequestClosed("0", "a", 1_100_000_000, "length", 9, 0, 1))
+    core.feed(RequestOpened("1", "a", 1_110_000_000))
+    core.feed(Step("1", 0, 0, 1_110_000_000, 1_200_000_000, (Work("a", 1, 9, Phase.DECODE),)))
+    core.feed(RequestClosed("1", "a", 1_200_000_000, "stop", 9, 0, 5))
+    for device in ("GPU-0", "GPU-1"):
+        core.feed(Reading(device, 1_300_000_000, 30_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert [line.engine for line in receipt.children] == ["0", "1"]
+    assert (receipt.completion_tokens, receipt.reason) == (5, "stop")
+    assert receipt.prefill_j > 0
+    assert receipt.decode_j > 0
+    assert conserved(core.snapshot())
+
+
+def test_what_was_learned_is_where_a_new_life_begins() -> None:
+    """Facts written down and read back give the same fit, to the bit, and it is used at once."""
+    core = play(list(Scene(seed=1, seconds=30.0).events))
+    (known,) = core.learned()
+    again = from_facts(json.loads(json.dumps(to_facts(known))))
+    assert to_facts(again) == to_facts(known)
+    fresh = Attributor([GPU], [ENGINE], restored=[again])
+    coefficients = fresh.snapshot().devices[0].coefficients
+    assert tuple(coefficients.values()) == tuple(known.fit.coefficients)
