@@ -139,6 +139,10 @@ class Attributor:
         self._settle()
         self._groups.finish()
 
+    def fits(self) -> Mapping[str, Fit]:
+        """Each device's fit as it stands."""
+        return {id: work.calibration.fit for id, work in self._devices.items()}
+
     def learned(self) -> list[Learned]:
         """What each device that serves one model has taught, once it is sure."""
         known = []

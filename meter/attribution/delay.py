@@ -23,6 +23,7 @@ _FINE_S = (0.005, 0.001)
 _WIDTH_FINE_S = (0.01, 0.004)
 _CLIP = 6.25
 _GAIN_MIN = 9.0
+_GAIN_SHARE_MIN = 0.1
 _ROUNDS = 2
 
 
@@ -73,7 +74,10 @@ def find_window(seen: Seen, present: Window) -> Window:
             best = misfit.descend(best, partial(_widened, step_s=wide))
     misfit.calibrate(best)
     count = len(seen.energy_j)
-    if (misfit(present) - misfit(best)) * count < _GAIN_MIN:
+    gain = misfit(present) - misfit(best)
+    # A form that is wrong likes any smear a little: that there is a window at all must be plain.
+    least = _GAIN_SHARE_MIN * misfit(present) if present[:2] == Window()[:2] else 0.0
+    if gain * count < _GAIN_MIN or gain < least:
         best = present
     return best._replace(doubt_s=_doubt_s(misfit, best, count))
 

@@ -24,6 +24,7 @@ _TUKEY = 4.685
 _MEDIAN_OF_CHI2 = 0.4549
 _NOISE_MIN = 0.002
 _FLOOR = 0.002
+_TOLD_APART = 100
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
 _FIRMNESS_INFORMED = (0.4, 1.5, 30.0)
 _FIRMNESS_GENERIC = (30.0,)
@@ -52,8 +53,9 @@ class Fit:
     """Coefficients with their doubt. ``covariance`` is 7 × 7 in the order of ``Features``.
 
     ``noise``: robust relative standard deviation of one step. ``pace``: seconds per feature that
-    steps usually take. ``converged`` is false until enough busy intervals were seen; until then
-    nothing is bounded by the fit.
+    steps usually take. ``misfit``: what the model's form leaves of an interval, relative.
+    ``converged`` is false until enough busy intervals were seen; until then nothing is bounded by
+    the fit.
     """
 
     coefficients: Coefficients
@@ -63,6 +65,7 @@ class Fit:
     converged: bool
     window: Window = _SHARP
     pace: Coefficients = _NO_PACE
+    misfit: float = _FLOOR
 
     def sd(self) -> tuple[float, ...]:
         """One standard deviation of each coefficient."""
@@ -78,7 +81,7 @@ class Fit:
         """
         doubt = np.einsum("ni,ij,nj->n", features, self.covariance, features)
         doubt /= np.maximum(np.square(foreseen_j), 1e-300)
-        return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + _FLOOR**2)
+        return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + self.misfit**2)
 
 
 class Rows(NamedTuple):
@@ -133,6 +136,7 @@ def fit_rows(
         converged=converged,
         window=window,
         pace=_pace(rows, best.trust),
+        misfit=best.misfit,
     )
 
 
@@ -140,6 +144,7 @@ class _Solution(NamedTuple):
     theta: Array
     covariance: Array
     noise: float
+    misfit: float
     loss: float
     trust: Array
 
@@ -163,21 +168,21 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
     x, y = rows.features, rows.energy_j
     theta, before = start, np.zeros(SIZE)
     trust = np.ones(len(y))
-    noise = 0.3
+    noise, misfit = 0.3, _FLOOR
     hessian = np.eye(SIZE)
     residual = np.zeros(len(y))
     for _ in range(_ROUNDS):
         expected = x @ theta
         size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
-        variance = noise**2 * rows.run_share + np.square(rows.jitter) + _FLOOR**2
+        variance = _variance(rows, noise, misfit)
         weight = trust / (np.square(size) * variance)
         hessian = (x * weight[:, None]).T @ x + belief
         before, theta = theta, non_negative(hessian, x.T @ (weight * y) + belief @ start)
         expected = x @ theta
         size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
         residual = (y - expected) / size
-        noise = _noise(residual, rows)
-        variance = noise**2 * rows.run_share + np.square(rows.jitter) + _FLOOR**2
+        noise, misfit = _noise(residual, rows)
+        variance = _variance(rows, noise, misfit)
         standard = residual / np.sqrt(variance)
         spread = max(1.0, float(np.median(np.abs(standard))) * 1.4826)
         trust = np.square(np.maximum(0.0, 1 - np.square(standard / (_TUKEY * spread))))
@@ -185,7 +190,7 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
             break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
-    return _Solution(theta, covariance, noise, loss, trust)
+    return _Solution(theta, covariance, noise, misfit, loss, trust)
 
 
 def _inverse(matrix: Array) -> Array:
@@ -195,14 +200,32 @@ def _inverse(matrix: Array) -> Array:
     return np.asarray(inner * np.outer(scale, scale))
 
 
-def _noise(residual: Array, rows: Rows) -> float:
-    """One step's relative noise, from the median square of what intervals leave."""
+def _variance(rows: Rows, noise: float, misfit: float) -> Array:
+    """Relative variance of each interval's joules; without steps there is no form to be wrong."""
+    form = np.where(rows.run_share > 1e-3, misfit, _FLOOR)
+    return np.asarray(noise**2 * rows.run_share + np.square(rows.jitter) + np.square(form))
+
+
+def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
+    """One step's relative noise, and the form's own misfit, from what intervals leave.
+
+    Noise averages out over the steps of an interval, a wrong form does not: the median squares of
+    the intervals with few large steps and of those with many small ones tell the two apart.
+    """
     busy = rows.run_share > 1e-3
     if not busy.any():
-        return _NOISE_MIN
+        return _NOISE_MIN, _FLOOR
     own = np.maximum(np.square(residual) - np.square(rows.jitter), 0.0)[busy]
-    ratio = float(np.median(own / rows.run_share[busy])) / _MEDIAN_OF_CHI2
-    return float(max(_NOISE_MIN, ratio**0.5))
+    share = rows.run_share[busy]
+    few = share > np.median(share)
+    misfit2 = 0.0
+    if few.sum() >= _TOLD_APART and (~few).sum() >= _TOLD_APART:
+        left2 = [float(np.median(own[half])) / _MEDIAN_OF_CHI2 for half in (few, ~few)]
+        at = [float(np.median(share[half])) for half in (few, ~few)]
+        slope = max(0.0, (left2[0] - left2[1]) / max(at[0] - at[1], 1e-9))
+        misfit2 = max(0.0, left2[1] - slope * at[1])
+    ratio = float(np.median(np.maximum(own - misfit2, 0.0) / share)) / _MEDIAN_OF_CHI2
+    return float(max(_NOISE_MIN, ratio**0.5)), float(max(_FLOOR, misfit2**0.5))
 
 
 def _correlation(standard: Array, trust: Array) -> float:

@@ -33,6 +33,7 @@ def to_facts(learned: Learned) -> dict[str, Any]:
         "coefficients": dict(zip(NAMES, fit.coefficients, strict=True)),
         "covariance": fit.covariance.tolist(),
         "noise": fit.noise,
+        "misfit": fit.misfit,
         "intervals": fit.intervals,
         "converged": fit.converged,
         "window": fit.window._asdict(),
@@ -56,6 +57,7 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
             None if doubt is None else _number(window, "doubt_s"),
         ),
         pace=_coefficients(facts, "pace"),
+        misfit=_number(facts, "misfit"),
     )
     return Learned(_of(facts, "device", str), _of(facts, "model", str), fit)
 

@@ -60,12 +60,11 @@ def with_coefficients(
     trace: Trace, change: Callable[[Coefficients], Coefficients]
 ) -> list[Receipt]:
     """The receipts of a core whose coefficients are changed from what the whole trace teaches."""
-    teacher = _fed(trace, Attributor(trace.devices, trace.engines))
-    fits = {}
-    for device, calibration in teacher.calibrations().items():
-        calibration.refit()
-        right = calibration.fit
-        fits[device] = replace(right, coefficients=change(right.coefficients))
+    teacher = _fed(trace, Attributor(trace.devices, trace.engines, hindsight=True))
+    fits = {
+        device: replace(right, coefficients=change(right.coefficients))
+        for device, right in teacher.fits().items()
+    }
     return _fed(trace, Attributor(trace.devices, trace.engines, fits)).drain()
 
 

@@ -293,7 +293,7 @@ def test_intervals_that_are_not_closed_fail(
     """With every λ = 1 the receipts are only a model's, and the limits do not let it pass."""
     distribute = attributor.distribute
     monkeypatch.setattr(
-        attributor, "distribute", lambda e, foreign, *rest: distribute(e, True, *rest)
+        attributor, "distribute", lambda e, foreign, *rest: distribute(e, foreign | True, *rest)
     )
     found = errors(judged.replayed(), judged.truth)
     say(f"every λ = 1         {found}")
