@@ -124,6 +124,20 @@ class EngineSettings(Section):
     )
 
 
+class CalibrationSettings(Section):
+    """What is learned of the devices."""
+
+    remember: bool = Field(
+        default=True,
+        description="Keep what was learned of each device, so that the next run begins with it.",
+    )
+    directory: Path | None = Field(
+        default=None,
+        description="Where it is kept; default: $STATE_DIRECTORY (systemd's), else "
+        "$XDG_STATE_HOME/joulemeter, else ~/.local/state/joulemeter.",
+    )
+
+
 class PricingSettings(Section):
     """Flat prices. What is not given is unknown, and its metrics are absent."""
 
@@ -155,6 +169,9 @@ class Settings(Section):
 
     power: PowerSettings = Field(default_factory=PowerSettings, description="Where joules are.")
     engine: EngineSettings = Field(default_factory=EngineSettings, description="What is metered.")
+    calibration: CalibrationSettings = Field(
+        default_factory=CalibrationSettings, description="What is learned of the devices."
+    )
     pricing: PricingSettings = Field(default_factory=PricingSettings, description="Flat prices.")
     http: HttpSettings = Field(default_factory=HttpSettings, description="The meter's own port.")
     record: Path | None = Field(

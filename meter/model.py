@@ -72,7 +72,8 @@ class Device:
 
     ``id`` is what readings name: the GPU's UUID, or ``cpu``. ``refresh_s`` is the counter's known
     refresh period (``None``: found from the readings; 0: every reading is exact at its time).
-    ``boundary`` is ``gpu`` (board) or ``host`` (CPU package and DRAM).
+    ``boundary`` is ``gpu`` (board) or ``host`` (CPU package and DRAM). What work costs there
+    depends on its ``driver`` version, power limit and ``clocks_mhz`` (SM, memory) as well.
     """
 
     id: str
@@ -83,6 +84,8 @@ class Device:
     mem_bandwidth: float | None = None
     power_limit_w: float | None = None
     refresh_s: float | None = None
+    driver: str | None = None
+    clocks_mhz: tuple[int, int] | None = None
 
 
 class Experts(NamedTuple):

@@ -9,11 +9,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from meter.attribution import Attributor
+from meter.attribution import Attributor, Learned, from_facts
 from meter.attribution.rules import Rule, split
 from meter.export.receipts import receipt_line
-from meter.model import Account, Receipt, Snapshot, worst
-from meter.trace import Trace, read_trace
+from meter.model import Account, Receipt, Snapshot, Step, worst
+from meter.trace import BadLine, Trace, read_trace
+
+_META_LINE = 1
+#: Some 60 intervals of a counter of 100 ms.
+_SHORT_NS = 6_000_000_000
 
 
 class Policy(StrEnum):
@@ -55,9 +59,16 @@ def replay_trace(
     policy: Policy = Policy.SHAPLEY,
     calibration: CalibrationMode = CalibrationMode.WHOLE,
 ) -> Replayed:
-    """Replay a trace that is already read."""
+    """Replay a trace that is already read.
+
+    Where the trace says what was known at its start, ``online`` begins there; ``whole`` only where
+    the trace itself has too little work to learn from.
+    """
+    trace, restored = _restored(trace)
     hindsight = calibration is CalibrationMode.WHOLE
-    core = Attributor(trace.devices, trace.engines, hindsight=hindsight)
+    if hindsight and restored and not _is_short(trace):
+        restored = []
+    core = Attributor(trace.devices, trace.engines, restored=restored, hindsight=hindsight)
     for event in trace.events:
         core.feed(event)
     core.finish()
@@ -65,6 +76,40 @@ def replay_trace(
     if policy is not Policy.SHAPLEY:
         receipts = _under_rule(trace, receipts, Rule(policy))
     return Replayed(tuple(receipts), core.snapshot(), trace)
+
+
+def _restored(trace: Trace) -> tuple[Trace, list[Learned]]:
+    """What the recording core began with; what is odd there becomes bad lines of the trace."""
+    said = trace.meta.get("calibration")
+    learned = said.get("learned", []) if isinstance(said, dict) else said or []
+    if not isinstance(learned, list):
+        return _with_bad(trace, ["calibration.learned must be a list"]), []
+    restored, reasons = [], []
+    for number, facts in enumerate(learned):
+        try:
+            if not isinstance(facts, dict):
+                raise ValueError(f"it must be an object, not {facts!r:.40}")
+            restored.append(from_facts(facts))
+        except (ValueError, ArithmeticError) as error:
+            reason = str(error).removeprefix("calibration: ")
+            reasons.append(f"calibration.learned[{number}] is left out: {reason}")
+    return _with_bad(trace, reasons), restored
+
+
+def _with_bad(trace: Trace, reasons: list[str]) -> Trace:
+    bad = [BadLine(_META_LINE, reason) for reason in reasons]
+    return replace(trace, bad_lines=sorted(trace.bad_lines + bad)) if bad else trace
+
+
+def _is_short(trace: Trace) -> bool:
+    """Whether all steps together take less than ``_SHORT_NS``."""
+    left_ns = _SHORT_NS
+    for event in trace.events:
+        if isinstance(event, Step):
+            left_ns -= event.t1_ns - event.t0_ns
+            if left_ns <= 0:
+                return False
+    return True
 
 
 def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
@@ -89,15 +134,26 @@ def not_covered(replayed: Replayed) -> list[str]:
     for state in s.devices:
         name = state.device.id
         if state.resets:
-            holes.append(f"{name}: the counter started over {state.resets} times; no joules there")
+            holes.append(
+                f"{name}: the counter went backwards {state.resets} times: what it moved there "
+                "is not covered"
+            )
         if state.jumps:
             holes.append(
-                f"{name}: the counter jumped {state.jumps} times by more than such a device can "
-                "draw; no joules there"
+                f"{name}: the counter jumped {state.jumps} times by more than the device can "
+                "draw: that time is not covered"
             )
     if s.lost_steps:
-        holes.append(f"{s.lost_steps} steps were lost; their time is unattributed (lost_steps)")
+        steps = _many(s.lost_steps, "step")
+        holes.append(f"lost: {steps}; the joules of that time are unattributed (lost_steps)")
+    if s.late_events:
+        events = _many(s.late_events, "event")
+        holes.append(f"late: {events}, after what came later had been used; used where possible")
     return holes
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 # --- what replay writes ---------------------------------------------------------------------

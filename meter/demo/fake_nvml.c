@@ -356,10 +356,16 @@ EXPORT int nvmlDeviceGetPowerManagementLimit(struct card *card, unsigned *limit)
 EXPORT int nvmlDeviceGetMaxClockInfo(struct card *card, int type, unsigned *mhz)
 {
     CHECK(card, ANY);
-    if (type != 2) /* NVML_CLOCK_MEM */
+    switch (type) {
+    case 1: /* NVML_CLOCK_SM */
+        *mhz = 1980;
+        return SUCCESS;
+    case 2: /* NVML_CLOCK_MEM */
+        *mhz = card->mem_clock_mhz;
+        return SUCCESS;
+    default:
         return NOT_SUPPORTED;
-    *mhz = card->mem_clock_mhz;
-    return SUCCESS;
+    }
 }
 
 EXPORT int nvmlDeviceGetMemoryBusWidth(struct card *card, unsigned *bits)

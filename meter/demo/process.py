@@ -72,6 +72,8 @@ class Metered:
         run = (sys.executable, "-m", "meter.cli", "run", "--config", str(config))
         options = ("--port", str(port), "--record", str(trace), *stage.options)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
+        # Each demo shows how it learns, and leaves nothing behind.
+        environ["JOULEMETER_CALIBRATION__REMEMBER"] = "false"
         if stage.truth is not None:
             environ.pop("CUDA_VISIBLE_DEVICES", None)  # names no simulated card
         with log.open("wb") as out:

@@ -8,7 +8,7 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from meter import __version__
 from meter.export.families import Labels, counter, gauge
-from meter.export.state import State
+from meter.export.state import State, coefficients
 from meter.model import DeviceState
 
 GPU_LABELS = ("gpu", "gpu_uuid")
@@ -45,17 +45,42 @@ def device_families(state: State) -> Iterator[Metric]:
         lambda d: d.refresh_s,
     )
     yield _of_devices(
+        "joulemeter_gpu_energy_latency_seconds",
+        "How late the energy counter shows what was drawn, as found; absent until then.",
+        devices,
+        lambda d: d.delay_s,
+    )
+    yield _of_devices(
+        "joulemeter_gpu_energy_latency_sd_seconds",
+        "Standard deviation of that delay.",
+        devices,
+        lambda d: d.delay_sd_s,
+    )
+    yield _of_devices(
+        "joulemeter_gpu_energy_smear_seconds",
+        "Over how long the energy counter averages what was drawn, as found; absent until then.",
+        devices,
+        lambda d: d.smear_s,
+    )
+    yield _of_devices(
         "joulemeter_sample_latency_seconds",
-        "How long the last reading of the counter took. How far it lags is not known yet.",
+        "How long the last reading of the counter took.",
         devices,
         lambda d: d.latency_s,
+    )
+    yield counter(
+        "joulemeter_gpu_energy_jumps",
+        "Times that an energy counter moved by more than the device can draw; not in the accounts.",
+        GPU_LABELS,
+        ((_gpu(d), float(d.jumps)) for d in devices),
     )
     yield gauge(
         "joulemeter_coefficient",
         "Learned energy coefficients: static_w in watts, F joules a step, a and b joules a token, "
-        "q joules a pair, c joules a context token.",
+        "q joules a pair, c joules a context token, e joules for all experts of a step (absent "
+        "where there are none).",
         (*GPU_LABELS, "name"),
-        (((*_gpu(d), name), value) for d in devices for name, value in d.coefficients.items()),
+        (((*_gpu(d), name), value) for d in devices for name, value, _ in coefficients(d)),
     )
     yield gauge(
         "joulemeter_coefficient_sd",
@@ -64,7 +89,7 @@ def device_families(state: State) -> Iterator[Metric]:
         (
             ((*_gpu(d), name), sd)
             for d in devices
-            for name, sd in d.coefficient_sd.items()
+            for name, _, sd in coefficients(d)
             if sd is not None
         ),
     )

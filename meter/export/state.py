@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meter.export.histogram import HistogramState
 from meter.export.labels import OTHER
 from meter.export.windows import WindowFigure
-from meter.model import Snapshot
+from meter.model import DeviceState, Snapshot
 from meter.pricing import Costs, Tariff
 
 ModelEngine = tuple[str, str]
@@ -52,3 +52,10 @@ class State:
     def tenant_label(self, tenant: str | None) -> str:
         """The bounded label of a tenant's name."""
         return self.tenants.get(tenant or "", OTHER)
+
+
+def coefficients(device: DeviceState) -> Iterator[tuple[str, float, float | None]]:
+    """Name, value and standard deviation; the experts' ``e`` only where there are some."""
+    for name, value in device.coefficients.items():
+        if name != "e" or value:
+            yield name, value, device.coefficient_sd.get(name)

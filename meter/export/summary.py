@@ -7,7 +7,7 @@ from typing import Any
 
 from meter import __version__
 from meter.export.receipts import money
-from meter.export.state import State
+from meter.export.state import State, coefficients
 from meter.model import Account, DeviceState, Snapshot, worst
 from meter.pricing import Costs
 
@@ -22,7 +22,10 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         **_accounts(snapshot),
         **_receipts(snapshot),
         "devices": [_device(d) for d in snapshot.devices],
-        "coefficients": {d.device.id: dict(d.coefficients) for d in snapshot.devices},
+        "coefficients": {
+            d.device.id: {name: value for name, value, _ in coefficients(d)}
+            for d in snapshot.devices
+        },
         "engines": [
             {"engine": e.id, "model": e.model, "devices": list(e.devices)} for e in snapshot.engines
         ],
@@ -84,9 +87,13 @@ def _device(state: DeviceState) -> dict[str, Any]:
         "power_w": state.power_w,
         "refresh_s": state.refresh_s,
         "sample_latency_s": state.latency_s,
-        "coefficient_sd": dict(state.coefficient_sd),
+        "delay_s": state.delay_s,
+        "delay_sd_s": state.delay_sd_s,
+        "smear_s": state.smear_s,
+        "coefficient_sd": {name: sd for name, _, sd in coefficients(state)},
         "intervals": state.intervals,
         "resets": state.resets,
+        "jumps": state.jumps,
     }
 
 

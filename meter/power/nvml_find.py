@@ -42,10 +42,11 @@ class Found:
 def examine(quality: Quality) -> list[Found]:
     """Every GPU of the host, in NVML's order, with what is wrong with it."""
     found = []
+    driver = optional(pynvml.nvmlSystemGetDriverVersion)
     for index in range(count()):
         held = None
         try:
-            held = _describe(index, quality)
+            held = _describe(index, quality, driver)
             _check_counter(held.handle)
         except PowerError as error:
             problem = type(error)(f"GPU {index}: {error}")
@@ -56,24 +57,41 @@ def examine(quality: Quality) -> list[Found]:
     return found
 
 
-def _describe(index: int, quality: Quality) -> Handle:
-    """``nvidia-smi --query-gpu=index,uuid,name,enforced.power.limit,clocks.max.memory``."""
+def _describe(index: int, quality: Quality, driver: str | None) -> Handle:
+    """``nvidia-smi --query-gpu=index,uuid,name,driver_version,enforced.power.limit``."""
     handle = call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
     limit_mw = optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    sm_mhz = optional(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM)
+    memory_mhz = optional(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_MEM)
     device = Device(
         id=str(call("UUID", pynvml.nvmlDeviceGetUUID, handle)),
         name=str(call("name", pynvml.nvmlDeviceGetName, handle)),
         quality=quality,
         index=str(index),
-        mem_bandwidth=_bandwidth(handle),
+        mem_bandwidth=_bandwidth(handle, memory_mhz),
         power_limit_w=limit_mw / 1000 if limit_mw else None,
+        driver=str(driver) if driver else None,
+        clocks_mhz=_application_clocks(handle) or _pair(sm_mhz, memory_mhz),
     )
     return Handle(device, handle)
 
 
-def _bandwidth(handle: Any) -> float | None:
+def _application_clocks(handle: Any) -> tuple[int, int] | None:
+    """``nvidia-smi --query-gpu=clocks.applications.graphics,clocks.applications.memory``.
+
+    Where the board has them they say more than ``clocks.max.sm`` and ``clocks.max.memory``, which
+    never change. Clocks that were locked (``nvidia-smi -lgc``) NVML does not tell.
+    """
+    kinds = (pynvml.NVML_CLOCK_GRAPHICS, pynvml.NVML_CLOCK_MEM)
+    return _pair(*(optional(pynvml.nvmlDeviceGetApplicationsClock, handle, kind) for kind in kinds))
+
+
+def _pair(sm_mhz: int | None, memory_mhz: int | None) -> tuple[int, int] | None:
+    return (int(sm_mhz), int(memory_mhz)) if sm_mhz and memory_mhz else None
+
+
+def _bandwidth(handle: Any, clock_mhz: int | None) -> float | None:
     """Peak memory bandwidth in bytes a second: two transfers a clock over the bus's width."""
-    clock_mhz = optional(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_MEM)
     bits = optional(pynvml.nvmlDeviceGetMemoryBusWidth, handle)
     return 2e6 * clock_mhz * bits / 8 if clock_mhz and bits else None
 

@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from meter.attribution import Attributor
-from meter.config import Settings
+from meter.attribution import Attributor, Learned, to_facts
+from meter.config import CalibrationSettings, Settings
 from meter.export.http import create_app
 from meter.export.publisher import Publisher
 from meter.export.state import State
@@ -23,6 +24,7 @@ from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
 from meter.runtime.gauges import Gauges, Readers
+from meter.runtime.memory import Memory, state_directory
 from meter.runtime.port import Port, PortError
 from meter.runtime.power import Push, start_power
 from meter.runtime.writer import Inbox, Record, Writer
@@ -117,7 +119,11 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     listener = parts.attempt(
         "the engine's steps", lambda: _listen(directory, inbox.push, devices_of)
     )
-    record = parts.attempt("the record", lambda: _record(settings.record, devices, engine))
+    memory = _memory(settings.calibration, environ)
+    restored = memory.restore(devices) if memory is not None else []
+    record = parts.attempt(
+        "the record", lambda: _record(settings.record, devices, engine, restored)
+    )
     publisher = Publisher(
         Tariff(**settings.pricing.model_dump()),
         start_ns=time.monotonic_ns(),
@@ -125,8 +131,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     )
     heard: dict[str, int] = {}
     gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems))
-    core = Attributor(devices, (engine,))
-    writer = Writer(inbox, core, publisher, gauges.health, heard, record)
+    core = Attributor(devices, (engine,), restored=restored)
+    remember = partial(_remember, core, memory) if memory is not None else None
+    writer = Writer(inbox, core, publisher, gauges.health, heard, record, remember=remember)
     view = Readers(writer, gauges)
     port = parts.attempt(
         "the HTTP port", lambda: Port(create_app(view), settings.http.host, settings.http.port)
@@ -150,8 +157,30 @@ def _listen(directory: Path | None, push: Push, devices_of: DevicesOf) -> Listen
     return listener
 
 
-def _record(path: Path | None, devices: Sequence[Device], engine: Engine) -> Record | None:
+def _memory(settings: CalibrationSettings, environ: Mapping[str, str]) -> Memory | None:
+    """Where calibrations are kept, unless they are not to be or there is no place."""
+    if not settings.remember:
+        return None
+    directory = state_directory(settings.directory, environ)
+    if directory is None:
+        structlog.get_logger("joulemeter").warning(
+            "calibration_not_kept",
+            reason="no HOME, XDG_STATE_HOME or STATE_DIRECTORY",
+            remedy="set calibration.directory, or calibration.remember to false",
+        )
+        return None
+    return Memory(directory)
+
+
+def _remember(core: Attributor, memory: Memory) -> None:
+    memory.keep(core.learned(), core.snapshot())
+
+
+def _record(
+    path: Path | None, devices: Sequence[Device], engine: Engine, restored: Sequence[Learned]
+) -> Record | None:
     """The trace, where one is asked for. Raises ``OSError``."""
     if path is None:
         return None
-    return TraceWriter(path, tuple(devices), (engine,), time.time_ns())
+    learned = {"learned": [to_facts(known) for known in restored]} if restored else None
+    return TraceWriter(path, tuple(devices), (engine,), time.time_ns(), learned)

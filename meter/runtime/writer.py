@@ -27,6 +27,7 @@ from meter.model import Event, Reading, Receipt, RequestClosed, RequestOpened, S
 
 T = TypeVar("T")
 _FLUSH_EVERY_S = 2.0
+_REMEMBER_EVERY_S = 300.0
 
 
 class Core(Protocol):
@@ -100,7 +101,8 @@ class Inbox:
 class Writer:
     """Owns the core, the publisher and the record from ``start`` to ``finish``.
 
-    ``heard`` is filled with when each source last said something.
+    ``heard`` is filled with when each source last said something. ``remember`` puts away what was
+    learned, now and then and at the end.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class Writer:
         heard: dict[str, int],
         record: Record | None = None,
         publish_s: float = 0.25,
+        remember: Callable[[], None] | None = None,
+        remember_every_s: float = _REMEMBER_EVERY_S,
     ) -> None:
         self._inbox = inbox
         self._core = core
@@ -125,6 +129,9 @@ class Writer:
         self._ended = False
         self._failures = 0
         self._flush_s = 0.0
+        self._remember = remember
+        self._remember_every_s = remember_every_s
+        self._remember_s = time.monotonic() + remember_every_s
         self._log = structlog.get_logger("joulemeter.writer")
 
     def start(self) -> None:
@@ -175,9 +182,12 @@ class Writer:
                 self._guard(self._publish)
                 # Not absolute: after a stall one state is enough.
                 due_s = time.monotonic() + self._publish_s
+                self._remember_now_and_then()
         self._guard(self._core.finish)
         self._guard(self._publish)
         self._stop_recording()
+        if self._remember is not None:
+            self._guard(self._remember)
         self._refuse_the_rest()
 
     def _refuse_the_rest(self) -> None:
@@ -247,6 +257,13 @@ class Writer:
         snapshot = self._core.snapshot()
         self._state = self._publisher.publish(snapshot, self._core.drain(), self._health())
         self._flush_now_and_then()
+
+    def _remember_now_and_then(self) -> None:
+        """So that a killed meter forgets minutes, not months."""
+        if self._remember is None or time.monotonic() < self._remember_s:
+            return
+        self._guard(self._remember)
+        self._remember_s = time.monotonic() + self._remember_every_s
 
     def _flush_now_and_then(self) -> None:
         """So that a killed meter loses seconds; not each time, since it costs compression."""

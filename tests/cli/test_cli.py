@@ -166,6 +166,124 @@ def test_a_bad_line_is_named_and_survived_unless_strict(call, trace):
     assert call("replay", str(trace), "--strict").exit_code == 2
 
 
+FACTS = {
+    "device": "GPU-0",
+    "model": "m",
+    "coefficients": dict.fromkeys(("static_w", "F", "a", "q", "b", "c", "e"), 1.0),
+    "covariance": [[float(i == j) for i in range(7)] for j in range(7)],
+    "noise": 0.03,
+    "misfit": 0.002,
+    "intervals": 500,
+    "converged": False,
+    "window": {"delay_s": 0.0, "width_s": 0.0, "doubt_s": None},
+    "pace": dict.fromkeys(("static_w", "F", "a", "q", "b", "c", "e"), 0.01),
+}
+
+
+def with_calibration(calibration):
+    """The trace, recorded by a meter that began with this."""
+    meta, rest = TRACE.split("\n", 1)
+    return json.dumps(json.loads(meta) | {"calibration": calibration}) + "\n" + rest
+
+
+@pytest.mark.parametrize("mode", ["online", "whole"])
+def test_replay_begins_with_what_was_known(call, trace, mode):
+    """A short trace has little to learn from: both modes use the calibration in its meta line."""
+    without = json.loads(call("replay", str(trace), "--json", "--calibration", mode).output)
+    trace.write_text(with_calibration({"learned": [FACTS]}))
+    result = call("replay", str(trace), "--json", "--calibration", mode, "--strict")
+    assert (result.exit_code, result.stderr) == (0, "")
+    figures = json.loads(result.output)
+    assert figures["coefficients"]["GPU-0"]["static_w"] == 1.0
+    assert figures["coefficients"] != without["coefficients"]
+    assert figures["conservation_error_j"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_whole_of_a_long_trace_knows_better(call, trace):
+    """From some seconds of steps on, ``whole`` learns from them alone."""
+    long = TRACE.replace('"t1":0.1,', '"t1":6.1,').replace('"t":0.1,', '"t":6.1,')
+    long = long.replace('"t":0.2,', '"t":6.2,')
+    trace.write_text(long)
+    without = json.loads(call("replay", str(trace), "--json").output)
+    meta, rest = long.split("\n", 1)
+    meta = json.dumps(json.loads(meta) | {"calibration": {"learned": [FACTS]}})
+    trace.write_text(f"{meta}\n{rest}")
+    assert json.loads(call("replay", str(trace), "--json").output) == without
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [
+        (5, "learned must be a list"),
+        ({"learned": 5}, "learned must be a list"),
+        ({"learned": ["x"]}, "it must be an object, not 'x'"),
+        ({"learned": [FACTS | {"noise": -1}]}, "noise must not be below zero"),
+        ({"learned": [FACTS | {"covariance": [[1]]}]}, "covariance must hold"),
+        ({"learned": [FACTS | {"noise": 10**400}]}, "learned[0] is left out"),
+        ({"learned": [{}]}, "window must be"),
+    ],
+)
+def test_an_odd_calibration_is_a_bad_first_line(call, trace, calibration, reason):
+    """Named and left out; the trace is replayed as if it said nothing."""
+    without = call("replay", str(trace), "--json").output
+    trace.write_text(with_calibration(calibration))
+    result = call("replay", str(trace), "--json")
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{trace}:1: calibration")
+    assert reason in line
+    figures = json.loads(result.stdout)
+    assert figures == json.loads(without) | {"bad_lines": 1}
+    assert call("replay", str(trace), "--strict").exit_code == 2
+
+
+def test_a_calibration_of_another_kind_is_no_error(call, trace):
+    """A field that is not known is passed over."""
+    trace.write_text(with_calibration({"GPU-0": {"static_w": 115.5}}))
+    result = call("replay", str(trace), "--strict")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            '{"type":"reading","t":0.3,"device":"GPU-0","energy_j":9e6}\n'
+            '{"type":"reading","t":0.4,"device":"GPU-0","energy_j":9000010}\n',
+            "GPU-0: the counter jumped 1 times by more than the device can draw: that time is not "
+            "covered",
+        ),
+        (
+            '{"type":"reading","t":0.3,"device":"GPU-0","energy_j":0}\n'
+            '{"type":"reading","t":0.4,"device":"GPU-0","energy_j":10}\n',
+            "GPU-0: the counter went backwards 1 times: what it moved there is not covered",
+        ),
+        (
+            '{"type":"step","seq":4,"engine":"0","t0":0.3,"t1":0.4,"work":[["r2",1,5,"d"]]}\n',
+            "lost: 2 steps; the joules of that time are unattributed (lost_steps)",
+        ),
+    ],
+)
+def test_what_is_not_covered_is_said(call, trace, lines, said):
+    """On stderr, in words; it is no bad line, so ``--strict`` does not refuse it."""
+    trace.write_text(TRACE + lines)
+    result = call("replay", str(trace), "--strict")
+    assert result.exit_code == 0, result.output
+    assert f"{trace}: {said}" in result.stderr.splitlines()
+
+
+def test_late_events_are_said(call, trace):
+    """A step whose time is after its successor's."""
+    steps = (
+        '{"type":"step","seq":3,"engine":"0","t0":0.11,"t1":0.13,"work":[["r2",1,9,"d"]]}\n'
+        '{"type":"step","seq":2,"engine":"0","t0":0.14,"t1":0.16,"work":[["r2",1,8,"d"]]}\n'
+    )
+    trace.write_text(TRACE + steps)
+    result = call("replay", str(trace))
+    assert result.exit_code == 0
+    assert "late: 1 event, after what came later had been used" in result.stderr
+
+
 @pytest.mark.parametrize("text", ["", '{"type":"step"}\n', None])
 def test_nothing_usable_exits_with_2(call, tmp_path, text):
     """Empty, without meta, or not there."""

@@ -70,6 +70,15 @@ def test_devices_are_a_list_or_commas(file, monkeypatch):
     assert load().power.devices == ("GPU-2", "3")
 
 
+def test_what_is_learned_is_remembered_unless_told_otherwise(file, monkeypatch):
+    """By default, in a place that the environment gives."""
+    assert load().calibration.remember
+    assert load().calibration.directory is None
+    assert load(file("calibration: {directory: /d}")).calibration.directory == Path("/d")
+    monkeypatch.setenv("JOULEMETER_CALIBRATION__REMEMBER", "false")
+    assert not load().calibration.remember
+
+
 def test_settings_cannot_be_changed():
     """One frozen object of frozen sections."""
     settings = load()
@@ -127,6 +136,8 @@ def test_variables_that_are_no_settings_are_left_alone(monkeypatch):
         ("pricing: {currency: euro}", "pricing.currency"),
         ("pricing: {electricity_price_per_kwh: cheap}", "pricing.electricity_price_per_kwh"),
         ("pricing: {hardware_price_per_hour: -1}", "pricing.hardware_price_per_hour"),
+        ("calibration: {remember: perhaps}", "calibration.remember"),
+        ("calibration: {directory: 5}", "calibration.directory"),
         ("http: {port: 70000}", "http.port"),
         ("http: {host: ''}", "http.host"),
         ("log_level: loud", "log_level"),

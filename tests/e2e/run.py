@@ -175,6 +175,7 @@ def _start(
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "PYTHONPATH": str(HERE / "worker_hook"),
         "JOULEMETER_FAKE_NVML": str(control),
+        "JOULEMETER_CALIBRATION__REMEMBER": "false",
         "E2E_HOOK_LOG": str(folder / "hook.jsonl"),
         "E2E_HOOK_CARD": str(control),
         "E2E_HOOK_CARD_MODULE": str(card_module.__file__),

@@ -55,11 +55,15 @@ def make_device(measured_j: float, pending_j: float, name: str = "GPU-0") -> Dev
         power_w=310.5,
         refresh_s=0.1,
         latency_s=0.05,
-        coefficients={"static_w": 115.0, "F": 2.0},
-        coefficient_sd={"static_w": 1.5, "F": None},
+        coefficients={"static_w": 115.0, "F": 2.0, "e": 0.0},
+        coefficient_sd={"static_w": 1.5, "F": None, "e": 0.0},
         intervals=7,
         resets=0,
         last_reading_ns=29 * NS,
+        delay_s=0.0625,
+        smear_s=0.025,
+        delay_sd_s=0.002,
+        jumps=1,
     )
 
 

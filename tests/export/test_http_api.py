@@ -121,7 +121,11 @@ def test_the_summary_closes(get):
     assert summary["requests"] == 4
     assert summary["requests_by_reason"] == {"stop": 3, "abort": 1}
     assert summary["tokens"] == {"input": 60, "input_cached": 40, "output": 120}
-    assert summary["coefficients"]["GPU-0"]["static_w"] == 115.0
+    assert summary["coefficients"]["GPU-0"] == {"static_w": 115.0, "F": 2.0}
+    (device,) = summary["devices"]
+    assert (device["delay_s"], device["delay_sd_s"], device["smear_s"]) == (0.0625, 0.002, 0.025)
+    assert (device["resets"], device["jumps"]) == (0, 1)
+    assert device["coefficient_sd"] == {"static_w": 1.5, "F": None}
     assert summary["settled_lag_s"] == 2.0
     assert summary["cost"]["currency"] == "EUR"
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,28 @@ def test_a_request_that_nobody_measured_is_no_zero(publisher):
 def test_before_the_first_state_there_is_nothing():
     """And no error."""
     assert generate_latest(make_registry(lambda: None)) == b""
+
+
+def test_a_delay_that_was_not_found_is_absent(publisher):
+    """Never zero: a counter that shows what was drawn at once is another thing."""
+    unknown = replace(make_device(455.0, 5.0), delay_s=None, delay_sd_s=None, smear_s=None)
+    state = publisher.publish(make_snapshot(devices=(unknown,)), [], Health())
+    for name in ("latency", "latency_sd", "smear"):
+        assert values(state, f"joulemeter_gpu_energy_{name}_seconds") == {}
+    at_once = replace(unknown, delay_s=0.0)
+    state = publisher.publish(make_snapshot(devices=(at_once,)), [], Health())
+    assert set(values(state, "joulemeter_gpu_energy_latency_seconds").values()) == {0.0}
+
+
+def test_the_experts_coefficient_is_there_for_experts_alone(publisher):
+    """A dense model has no ``e``, nor a doubt of it."""
+    dense = make_device(455.0, 5.0)
+    mixture = replace(dense, coefficients={"e": 3.0}, coefficient_sd={"e": 0.5})
+    for device, there in ((dense, []), (mixture, ["e"])):
+        state = publisher.publish(make_snapshot(devices=(device,)), [], Health())
+        for name in ("joulemeter_coefficient", "joulemeter_coefficient_sd"):
+            found = [dict(labels)["name"] for labels in values(state, name)]
+            assert [name for name in found if name == "e"] == there
 
 
 def test_unknown_prices_are_absent(publisher):

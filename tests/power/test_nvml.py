@@ -50,6 +50,67 @@ def test_devices_are_described(library: str, card: Card) -> None:
     assert first.quality is Quality.SIMULATED
     assert first.power_limit_w == 700.0
     assert first.mem_bandwidth == pytest.approx(3.35e12, rel=0.01)
+    assert first.driver == "simulated"
+    assert first.clocks_mhz == (1980, 2619)
+
+
+class Driver:
+    """NVML's calls for facts that one can do without; those not named here fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **known: dict[int, int]) -> None:
+        for name in ("nvmlDeviceGetApplicationsClock", "nvmlDeviceGetMaxClockInfo"):
+            monkeypatch.setattr(pynvml, name, self._call(known.get(name, {})))
+
+    @staticmethod
+    def _call(values: dict[int, int]) -> Callable[[object, int], int]:
+        def ask(handle: object, kind: int) -> int:
+            if kind not in values:
+                raise pynvml.NVMLError(3)
+            return values[kind]
+
+        return ask
+
+
+GRAPHICS, SM, MEMORY = pynvml.NVML_CLOCK_GRAPHICS, pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
+
+
+@pytest.mark.parametrize(
+    ("applications", "most", "clocks_mhz"),
+    [
+        ({GRAPHICS: 1410, MEMORY: 1593}, {SM: 1980, MEMORY: 2619}, (1410, 1593)),
+        ({GRAPHICS: 1410}, {SM: 1980, MEMORY: 2619}, (1980, 2619)),
+        ({}, {SM: 1980, MEMORY: 2619}, (1980, 2619)),
+        ({}, {MEMORY: 2619}, None),
+        ({}, {}, None),
+    ],
+)
+def test_clocks_are_those_of_applications_where_there_are_some(
+    library: str,
+    card: Card,
+    monkeypatch: pytest.MonkeyPatch,
+    applications: dict[int, int],
+    most: dict[int, int],
+    clocks_mhz: tuple[int, int] | None,
+) -> None:
+    """Else the highest; what the board does not tell is unknown, and costs nothing else."""
+    known = {"nvmlDeviceGetApplicationsClock": applications, "nvmlDeviceGetMaxClockInfo": most}
+    Driver(monkeypatch, **known)
+    device = NvmlSource(library).open()[0]
+    assert device.clocks_mhz == clocks_mhz
+    assert device.power_limit_w == 700.0
+    assert (device.mem_bandwidth is not None) == (MEMORY in most)
+
+
+def test_a_driver_without_a_version_is_unknown(
+    library: str, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no reason not to meter."""
+
+    def fails() -> str:
+        raise pynvml.NVMLError(999)
+
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", fails)
+    assert NvmlSource(library).open()[0].driver is None
 
 
 def test_power_is_the_instants(library: str, card: Card) -> None:

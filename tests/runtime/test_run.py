@@ -99,10 +99,11 @@ def start():
 
 @pytest.fixture
 def metered(start, library, card):
-    """Starts it on the simulated card and a free port."""
+    """Starts it on the simulated card and a free port; of other tests it remembers nothing."""
 
     def begin(*words, environ=(), **options):
-        environ = {"JOULEMETER_FAKE_NVML": str(card), **dict(environ)}
+        own = {"JOULEMETER_FAKE_NVML": str(card), "XDG_STATE_HOME": str(card.parent / "state")}
+        environ = {**own, **dict(environ)}
         where = ("--port", 0, "--nvml-library", library)
         return start(*where, *words, environ=environ, **options)
 
@@ -175,6 +176,26 @@ def replay(trace, receipts):
     )
     lines = map(json.loads, receipts.read_text().splitlines())
     return json.loads(done.stdout), {line["id"]: line for line in lines}
+
+
+def test_a_second_run_begins_where_the_first_ended(metered, tmp_path):
+    """The trace says with what, so that a replay gives the live receipts."""
+    assert metered("--", *ENGINE, 5, 0).end()[0] == 0
+    file = tmp_path / "state" / "joulemeter" / f"{UUID}.json"
+    (entry,) = json.loads(file.read_text())["entries"]
+    assert (entry["device"], entry["model"]) == (UUID, "tiny")
+    assert entry["terms"]["driver"] == "simulated"
+    trace = tmp_path / "trace.jsonl"
+    run = metered("--record", trace, "--", *ENGINE, 6, 0)
+    url = run.started()
+    live = poll(url, lambda r: len(r["receipts"]) >= 4, "/v1/receipts?limit=1000")["receipts"]
+    assert run.end()[0] == 0
+    assert len(run.lines) == 2, run.lines
+    (began,) = read_trace(trace).meta["calibration"]["learned"]
+    assert began["coefficients"] == entry["facts"]["coefficients"]
+    _, receipts = replay(trace, tmp_path / "receipts.jsonl")
+    for receipt in live:
+        assert receipt["energy_j"] == pytest.approx(receipts[receipt["id"]]["energy_j"], abs=1e-6)
 
 
 def test_record_is_run_with_a_trace(metered, tmp_path):

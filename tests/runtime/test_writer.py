@@ -194,6 +194,57 @@ def test_a_full_disk_ends_the_record_and_not_the_metering():
     assert len(core.fed) == 4
 
 
+def remembering(remember, every_s, record=None):
+    """A writer over a core that learned something, and its core."""
+    core = FakeCore()
+    publisher = Publisher(Tariff("EUR"), 0)
+    options = {"remember": remember, "remember_every_s": every_s, "publish_s": 0.01}
+    return core, Writer(Inbox(), core, publisher, Health, {}, record, **options)
+
+
+def test_what_was_learned_is_put_away_at_the_end():
+    """Once, when everything is settled and the trace is whole."""
+    record, seen = FakeRecord(), []
+    core, writer = remembering(lambda: seen.append((core.finished, record.closed)), 3600, record)
+    writer.start()
+    writer.finish()
+    assert seen == [(True, True)]
+
+
+def test_what_was_learned_is_put_away_now_and_then():
+    """While it runs, by the writer's thread, so that a killed meter forgets little."""
+    often = threading.Event()
+    threads = []
+
+    def remember():
+        threads.append(threading.current_thread().name)
+        if len(threads) == 3:
+            often.set()
+
+    _, writer = remembering(remember, 0.02)
+    writer.start()
+    assert often.wait(30)
+    writer.finish()
+    assert set(threads) == {"joulemeter-writer"}
+
+
+def test_a_memory_that_fails_does_not_end_the_metering():
+    """Whatever it raises."""
+    failed = threading.Event()
+
+    def remember():
+        failed.set()
+        raise RuntimeError("a bug")
+
+    core, writer = remembering(remember, 0.0)
+    writer.start()
+    assert failed.wait(30)
+    writer._inbox.push(reading(1))
+    assert writer.finish() is not None
+    assert core.fed == [reading(1)]
+    assert core.finished
+
+
 def test_a_state_is_published_without_any_event():
     """An idle meter still answers."""
     _, writer = make(FakeCore())
