@@ -79,9 +79,13 @@ class Calibration:
                 self.fit = unfitted(prior)
 
     def restore(self, fit: Fit | None) -> None:
-        """Begin where an earlier life ended, unless something was learned already."""
+        """Begin where an earlier life ended, unless something was learned already.
+
+        It does not count as converged: what is too low would make a stranger of all that is above
+        it, which teaches nothing, and so it would never be put right.
+        """
         if fit is not None and not self._fixed and self.fit.intervals == 0:
-            self.fit = self._restored = fit
+            self.fit = self._restored = replace(fit, converged=False)
 
     def add(self, block: Block, closed: int, strange: NDArray[np.bool_]) -> None:
         """Learn from the first ``closed`` intervals of a block, but for the strange ones."""
@@ -114,9 +118,7 @@ class Calibration:
     def refit(self) -> None:
         """Fit what is held now."""
         if len(self._rows) >= _FIRST_FIT and self._busy:
-            converged = self._busy >= _CONVERGED or (
-                self._restored is not None and self._restored.converged
-            )
+            converged = self._busy >= _CONVERGED
             rows = Rows.of(self._rows)
             self.fit = fit_rows(rows, self.prior, converged, self.fit.window, self._restored)
 
