@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from meter.attribution import passes
 from meter.attribution.batch import Change, Direct, Dispersed, Ended, Joins
 from meter.attribution.bill import Bill, Own, Segment
 from meter.attribution.coefficients import prefill_pairs
@@ -54,11 +55,6 @@ class Accumulator:
         self._open = 0
         self._open_sums = [0.0, 0.0, 0.0, 0.0]
         self._billed_j = 0.0
-
-    @property
-    def settled(self) -> int:
-        """The number of passes settled so far: the ``k`` of the next one."""
-        return self._k
 
     @property
     def energy_j(self) -> float:
@@ -128,7 +124,7 @@ class Accumulator:
         moved = np.zeros((len(block.rows) + 1, _COLUMNS))
         moved[0] = self._sums
         rows = moved[1:]
-        k = (block.rows[:, 0] - self._k0).astype(np.float64)
+        k = (block.rows[:, passes.K] - self._k0).astype(np.float64)
         f, c = block.member_j, block.context_j
         columns = (
             *(f, c, c * k),

@@ -32,6 +32,7 @@ from meter.attribution.intervals import Counter, Interval
 from meter.attribution.learned import Learned
 from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
+from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
 from meter.attribution.settle import Block, Past, distribute, evaluate, foreign, remember
 from meter.attribution.settled import Settled
@@ -389,13 +390,11 @@ class Attributor:
         """Settle the passes until ``covered_ns``, and what lies between them."""
         table, accumulator = engine.table, engine.accumulator
         table.gather()
-        count = int(np.searchsorted(table.column("t1_ns"), covered_ns, side="right"))
-        if self._finishing:
-            count = len(table.rows)
+        count = len(table.rows) if self._finishing else table.ended_by(covered_ns)
         while True:
             some = min(count, REBASE_EVERY)
             rows = table.rows[:some]
-            awake = experts_awake(engine, (rows[:, 5] + rows[:, 8] + rows[:, 11]).astype(float))
+            awake = experts_awake(engine, tokens(rows))
             block = Settled(rows, table.booked[:some], table.interval[:some], awake)
             quality = self._quality(engine) or _UNKNOWN
             if some:

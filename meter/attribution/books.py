@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from meter.attribution import passes
 from meter.attribution.curve import Ints
 from meter.attribution.settled import Settled
 from meter.model import Account, AccountKey, Quality, Receipt, TenantKey, TokenKey
@@ -35,16 +36,16 @@ class Books:
     def add_block(self, engine: str, model: str, quality: Quality, block: Settled) -> None:
         """Book settled passes: each phase pays its head count's share and its own work."""
         rows = block.rows
-        prefill_j = _sum(block, rows[:, 4], rows[:, 5], rows[:, 6])
-        recompute_j = _sum(block, rows[:, 7], rows[:, 8], rows[:, 9])
-        heads, tokens, context = rows[:, 10], rows[:, 11], rows[:, 12]
+        prefill_j = _sum(block, *rows[:, passes.P_HEADS : passes.R_HEADS].T)
+        recompute_j = _sum(block, *rows[:, passes.R_HEADS : passes.D_HEADS].T)
+        heads, tokens, context = rows[:, passes.D_HEADS : passes.EMITTED].T
         decode_j = block.fixed_j @ heads + (block.decode_j + block.expert_j) @ tokens
         decode_j += block.context_j @ context
         self.add(engine, model, Account.PREFILL, quality, prefill_j)
         self.add(engine, model, Account.RECOMPUTE, quality, recompute_j)
         self.add(engine, model, Account.DECODE, quality, float(decode_j))
-        self.count(TokenKey(engine, model, "input"), int(rows[:, 5].sum()))
-        self.count(TokenKey(engine, model, "output"), int(rows[:, 13].sum()))
+        self.count(TokenKey(engine, model, "input"), int(rows[:, passes.P_TOKENS].sum()))
+        self.count(TokenKey(engine, model, "output"), int(rows[:, passes.EMITTED].sum()))
 
     def count(self, key: TokenKey, tokens: int) -> None:
         """Count tokens; a correction downwards is owed and taken from later ones."""

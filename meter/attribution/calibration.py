@@ -146,7 +146,7 @@ class Calibration:
         """Remember the raw facts of a block for the search."""
         late = block.fit.window.delay_s
         edges = block.edges[: closed + 1]
-        starts, ends, amounts = block.load.segments(block.priced, block.theta.static_w)
+        starts, ends, amounts = block.segments
         first, last = np.maximum(starts, edges[0] - late), np.minimum(ends, edges[-1] - late)
         inside = last > first
         part = (last - first)[inside] / np.maximum(ends - starts, 1e-12)[inside]

@@ -57,9 +57,6 @@ class Prior(NamedTuple):
 #: unknown: the data set its scale at once, and then every coefficient by itself.
 GENERIC = Prior(Coefficients(115.0, 2.0, 16.5e-3, 0.75e-6, 30e-3, 24e-6), informed=False)
 
-#: The shape of the same model's step times, in seconds: where learning a usual pace begins.
-USUAL_PACE = Prior(Coefficients(0.0, 6.6e-3, 29e-6, 1.1e-9, 50e-6, 45e-9), informed=False)
-
 #: A mixture of experts of unknown size: waking all of them costs about as much as a step.
 _GENERIC_EXPERT_SHARE = 1.0
 

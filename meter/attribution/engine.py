@@ -39,9 +39,9 @@ class Request:
     closed: RequestClosed | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class EngineState:
-    """Everything the core holds of one engine."""
+    """Everything the core holds of one engine; each is only like itself."""
 
     info: Engine
     batch: Batch = field(default_factory=Batch)

@@ -170,16 +170,14 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
     trust = np.ones(len(y))
     noise, misfit = 0.3, _FLOOR
     hessian = np.eye(SIZE)
-    residual = np.zeros(len(y))
+    expected = x @ theta
+    size, variance = _size(expected), _variance(rows, noise, misfit)
     for _ in range(_ROUNDS):
-        expected = x @ theta
-        size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
-        variance = _variance(rows, noise, misfit)
         weight = trust / (np.square(size) * variance)
         hessian = (x * weight[:, None]).T @ x + belief
         before, theta = theta, non_negative(hessian, x.T @ (weight * y) + belief @ start)
         expected = x @ theta
-        size = np.maximum(expected, 0.1 * float(np.median(expected)) + 1e-30)
+        size = _size(expected)
         residual = (y - expected) / size
         noise, misfit = _noise(residual, rows)
         variance = _variance(rows, noise, misfit)
@@ -191,6 +189,11 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
     return _Solution(theta, covariance, noise, misfit, loss, trust)
+
+
+def _size(expected_j: Array) -> Array:
+    """What residuals are relative to: the joules expected, but for next to nothing."""
+    return np.maximum(expected_j, 0.1 * float(np.median(expected_j)) + 1e-30)
 
 
 def _inverse(matrix: Array) -> Array:

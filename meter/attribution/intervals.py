@@ -48,10 +48,6 @@ class Interval:
     energy_uj: int
     jitter_ns: float
 
-    @property
-    def duration_s(self) -> float:
-        return (self.end_ns - self.start_ns) / 1e9
-
 
 class _Grid:
     """The counter's tick: the period and phase that the bounds of the last changes allow.

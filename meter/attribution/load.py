@@ -13,15 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meter.attribution.coefficients import Coefficients, Features
+from meter.attribution import passes
+from meter.attribution.batch import PassRow
+from meter.attribution.coefficients import Coefficients
 from meter.attribution.curve import Array, Curve, Ints, seconds
 from meter.attribution.engine import EngineState, Lost
+from meter.attribution.fit import SIZE
 
-_SIZE = len(Features._fields)
 _S = 1e-9
 
 #: Columns of the load's curve: the features, and then these.
-FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(_SIZE, _SIZE + 5)
+FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(SIZE, SIZE + 5)
 
 
 class Share(NamedTuple):
@@ -63,14 +65,14 @@ class Load:
         lengths = self.lost_spans[:, 1] - self.lost_spans[:, 0]
         return Priced(run_j, kept, self.gap_s * theta.static_w, self.lost @ weights * lengths)
 
-    def segments(self, priced: Priced, static_w: float) -> tuple[Array, Array, Array]:
+    def segments(self, priced: Priced, static_w: float) -> Segments:
         """All segments for ``Curve.of_segments``: starts, ends, amounts."""
         outside_s = self.outside[:, 1] - self.outside[:, 0]
         counts = [len(self.t0), len(self.t0), len(outside_s), len(self.startup), len(self.lost)]
         runs, gaps, outside, startup, lost = np.split(
-            amounts := np.zeros((sum(counts), _SIZE + 5)), np.cumsum(counts)[:-1]
+            amounts := np.zeros((sum(counts), SIZE + 5)), np.cumsum(counts)[:-1]
         )
-        runs[:, :_SIZE] = self.runs
+        runs[:, :SIZE] = self.runs
         runs[:, FORESEEN_J] = runs[:, RUN_J] = priced.run_j
         runs[:, RUN_S] = self.t1 - self.t0
         gaps[:, 0] = self.gap_s
@@ -82,10 +84,15 @@ class Load:
         spans = (self.outside, self.startup, self.lost_spans)
         starts = np.concatenate((self.t0, self.gap, *(s[:, 0] for s in spans)))
         ends = np.concatenate((self.t1, self.t0, *(s[:, 1] for s in spans)))
-        return starts, ends, amounts
+        return Segments(starts, ends, amounts)
 
-    def curve(self, priced: Priced, static_w: float) -> Curve:
-        return Curve.of_segments(*self.segments(priced, static_w))
+
+class Segments(NamedTuple):
+    """What ``Curve.of_segments`` takes: ``starts`` and ``ends`` (n,), ``amounts`` (n, columns)."""
+
+    starts: Array
+    ends: Array
+    amounts: Array
 
 
 class Priced(NamedTuple):
@@ -109,9 +116,11 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
         first += len(rows)
         columns.append(engine.table.rows[rows])
         features.append(_features(engine, columns[-1]))
-    rows = np.concatenate(columns) if columns else np.zeros((0, 15), dtype=np.int64)
-    runs = np.concatenate(features) if features else np.zeros((0, _SIZE))
-    gap, t0, t1 = (seconds(rows[:, i] - low_ns) for i in (1, 2, 3))
+    rows = (
+        np.concatenate(columns) if columns else np.zeros((0, len(PassRow._fields)), dtype=np.int64)
+    )
+    runs = np.concatenate(features) if features else np.zeros((0, SIZE))
+    gap, t0, t1 = seconds(rows[:, passes.GAP_NS : passes.P_HEADS].T - low_ns)
     gap_s = t0 - gap
     if len(engines) > 1:
         crowd_run_s, crowd_gap_s = _crowding(gap, t0, t1)
@@ -138,11 +147,11 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
         outside=outside,
         startup=_within(outside, _spans(startups)),
         lost_spans=lost_spans,
-        lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), _SIZE),
+        lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), SIZE),
     )
 
 
-def experts_awake(engine: EngineState, tokens: Array) -> Array:
+def experts_awake(engine: EngineState, tokens: Ints) -> Array:
     """The share of a mixture's experts that a step over ``tokens`` tokens reads: ``m(T)``."""
     experts = engine.info.experts
     if experts is None or experts.total <= 0:
@@ -154,21 +163,21 @@ def _touching(engine: EngineState, low_ns: int, high_ns: int) -> Ints:
     """Places of the passes with somebody in them that reach into the time between."""
     table = engine.table
     table.gather()
-    first = int(np.searchsorted(table.column("t1_ns"), low_ns, side="right"))
+    first = table.ended_by(low_ns)
     rows = table.rows[first:]
-    somebody = rows[:, 4] + rows[:, 7] + rows[:, 10] + rows[:, 14] > 0
-    return np.flatnonzero(somebody & (rows[:, 1] < high_ns)) + first
+    somebody = passes.heads(rows) + rows[:, passes.DUMMY] > 0
+    return np.flatnonzero(somebody & (rows[:, passes.GAP_NS] < high_ns)) + first
 
 
 def _features(engine: EngineState, rows: Ints) -> Array:
     """Shape (n, 7), ``seconds`` zero."""
-    runs = np.zeros((len(rows), _SIZE))
+    runs = np.zeros((len(rows), SIZE))
     runs[:, 1] = 1.0
-    runs[:, 2] = rows[:, 5] + rows[:, 8]
-    runs[:, 3] = rows[:, 6] + rows[:, 9]
-    runs[:, 4] = rows[:, 11]
-    runs[:, 5] = rows[:, 12]
-    runs[:, 6] = experts_awake(engine, runs[:, 2] + runs[:, 4])
+    runs[:, 2] = passes.prefill_tokens(rows)
+    runs[:, 3] = passes.pairs(rows)
+    runs[:, 4] = rows[:, passes.D_TOKENS]
+    runs[:, 5] = rows[:, passes.D_CONTEXT]
+    runs[:, 6] = experts_awake(engine, passes.tokens(rows))
     return runs
 
 
@@ -180,7 +189,7 @@ def _neighbours(loss: Lost) -> Array:
     """Work per second of the passes on both sides of a loss, on average."""
     known = [row for row in (loss.before, loss.after) if row is not None]
     rates = [np.array(row.work()) / ((row.t1_ns - row.t0_ns) * _S) for row in known]
-    return np.asarray(sum(rates) / len(rates)) if rates else np.zeros(_SIZE)
+    return np.asarray(sum(rates) / len(rates)) if rates else np.zeros(SIZE)
 
 
 def _spans(pairs_ns: Sequence[tuple[int, int]]) -> Array:

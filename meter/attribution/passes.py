@@ -21,7 +21,32 @@ STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
 GAP_J, LAMBDA, GAP_S, UNLEARNED_J, EDGE, NOISE, RUN_SHARE, SHARE = range(6, 14)
 MIX = 14
 _WIDTH = MIX + 7
-_COLUMN = {name: i for i, name in enumerate(PassRow._fields)}
+
+# Columns of the rows, in the order of ``PassRow``: prefill's, recompute's and decode's requests,
+# tokens, and pairs or context.
+K, GAP_NS, T0_NS, T1_NS = range(4)
+P_HEADS, P_TOKENS, P_PAIRS, R_HEADS, R_TOKENS, R_PAIRS = range(4, 10)
+D_HEADS, D_TOKENS, D_CONTEXT, EMITTED, DUMMY = range(10, 15)
+
+
+def heads(rows: Ints) -> Ints:
+    """How many requests each pass computed."""
+    return np.asarray(rows[:, P_HEADS] + rows[:, R_HEADS] + rows[:, D_HEADS])
+
+
+def prefill_tokens(rows: Ints) -> Ints:
+    """Prompt tokens that each pass computed, for the first time or again."""
+    return np.asarray(rows[:, P_TOKENS] + rows[:, R_TOKENS])
+
+
+def pairs(rows: Ints) -> Ints:
+    """Token pairs that the attention of those tokens saw."""
+    return np.asarray(rows[:, P_PAIRS] + rows[:, R_PAIRS])
+
+
+def tokens(rows: Ints) -> Ints:
+    """All tokens that each pass computed."""
+    return np.asarray(prefill_tokens(rows) + rows[:, D_TOKENS])
 
 
 class PassTable:
@@ -39,9 +64,6 @@ class PassTable:
         self.booked: Array = np.zeros((0, _WIDTH))
         self.interval: Ints = np.zeros(0, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self.rows) + len(self._new)
-
     def append(self, row: PassRow) -> None:
         self._new.append(row)
 
@@ -57,9 +79,9 @@ class PassTable:
             self._on_device[id] = np.concatenate((joules, np.zeros(count)))
         self._new.clear()
 
-    def column(self, name: str) -> Ints:
-        """One column of the rows, by its name in ``PassRow``."""
-        return np.asarray(self.rows[:, _COLUMN[name]])
+    def ended_by(self, t_ns: int) -> int:
+        """How many passes end at ``t_ns`` at the latest: they are in order of their ends."""
+        return int(np.searchsorted(self.rows[:, T1_NS], t_ns, side="right"))
 
     def on_device(self, id: str) -> Array:
         """Joules booked on each pass by one device: shape (n,), to be added to."""

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meter.attribution import passes
-from meter.attribution.coefficients import GENERIC, Coefficients, Features
+from meter.attribution.coefficients import GENERIC, Coefficients
 from meter.attribution.curve import Array, Curve, Ints, seconds
 from meter.attribution.engine import EngineState
-from meter.attribution.fit import Fit
+from meter.attribution.fit import SIZE, Fit
 from meter.attribution.intervals import Interval
 from meter.attribution.load import (
     FORESEEN_J,
@@ -29,10 +29,10 @@ from meter.attribution.load import (
     STARTUP_S,
     Load,
     Priced,
+    Segments,
     gather,
 )
 
-_SIZE = len(Features._fields)
 # Columns of what passes pay: factor, doubt of edges, presence, Σ of squared shares, 1/joules, mix.
 _FIRST_MIX = 5
 _S = 1e-9
@@ -69,6 +69,7 @@ class Block:
     edges: Array
     energy_j: Array
     jitter_s: Array
+    segments: Segments
     totals: Array
     run_share: Array
     high: NDArray[np.bool_]
@@ -99,7 +100,8 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
     if len(load.t0) and priced.run_j.min() <= 0:
         theta = GENERIC.coefficients
         priced = load.priced(theta)
-    totals = _totals(load, priced, theta.static_w, edges, fit)
+    segments = load.segments(priced, theta.static_w)
+    totals = _totals(segments, edges, fit)
     run_share, alone = _run_shares(load, priced, edges - fit.window.delay_s, totals[:, FORESEEN_J])
     block = Block(
         load=load,
@@ -109,6 +111,7 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
         edges=edges,
         energy_j=energy_j,
         jitter_s=jitter_s,
+        segments=segments,
         totals=totals,
         run_share=run_share,
         high=np.zeros(len(energy_j), dtype=bool),
@@ -120,9 +123,10 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
     return block
 
 
-def _totals(load: Load, priced: Priced, static_w: float, edges: Array, fit: Fit) -> Array:
+def _totals(segments: Segments, edges: Array, fit: Fit) -> Array:
     """The load's curve as the counter sees it, from edge to edge."""
-    seen = load.curve(priced, static_w).through(edges - fit.window.delay_s, fit.window.width_s)
+    curve = Curve.of_segments(*segments)
+    seen = curve.through(edges - fit.window.delay_s, fit.window.width_s)
     totals = np.diff(seen, axis=0)
     totals[:, 1:] = np.maximum(totals[:, 1:], 0.0)  # rounding; seconds may truly be negative
     return np.asarray(totals)
@@ -158,12 +162,12 @@ def _mark_excess(block: Block) -> None:
     if not fit.converged:
         return
     foreseen = block.foreseen_j
-    usual_s = block.totals[:, :_SIZE] @ np.array(fit.pace)
+    usual_s = block.totals[:, :SIZE] @ np.array(fit.pace)
     stretch = np.maximum(block.totals[:, RUN_S] / np.maximum(usual_s, 1e-9) - 1.0, 0.0)
     stretch[usual_s <= 0] = 0.0
     expected = foreseen + block.totals[:, RUN_J] * stretch
     relative = fit.relative_variance(
-        block.totals[:, :_SIZE], foreseen, block.run_share, block.jitter_s / np.diff(block.edges)
+        block.totals[:, :SIZE], foreseen, block.run_share, block.jitter_s / np.diff(block.edges)
     )
     sigma = np.maximum(np.sqrt(relative), _EXCESS_SPREAD_MIN) * expected
     block.high[:] = (block.energy_j - expected > _EXCESS_SIGMAS * sigma) & block.teaches
@@ -222,7 +226,7 @@ def distribute(
     edges = block.edges[: closed + 1]
     # Steps that the counter's window smears over several intervals are told apart less well.
     smeared = 1.0 + block.fit.window.width_s / np.diff(edges)
-    rates = np.zeros((closed, _FIRST_MIX + _SIZE))
+    rates = np.zeros((closed, _FIRST_MIX + SIZE))
     rates[:, 0] = factor
     late_s = block.fit.window.doubt_s or 0.0
     rates[:, 1] = (np.square(block.jitter_s[:closed]) + late_s**2) / np.square(np.diff(edges))
@@ -231,7 +235,7 @@ def distribute(
     rates[:, 4] = 1.0 / np.maximum(energy, 1e-12) / smeared
     rates[:, _FIRST_MIX:] = np.where(
         priced[:, None],
-        block.totals[:closed, :_SIZE] / np.where(priced, foreseen, 1.0)[:, None],
+        block.totals[:closed, :SIZE] / np.where(priced, foreseen, 1.0)[:, None],
         0.0,
     )
     window, load = block.fit.window, block.load

@@ -22,9 +22,9 @@ class Settled:
 
     def __init__(self, rows: Ints, booked: Array, interval: Ints, experts: Array) -> None:
         self.rows = rows
-        self.heads = rows[:, 4] + rows[:, 7] + rows[:, 10]
+        self.heads = passes.heads(rows)
         heads = np.maximum(self.heads, 1)
-        tokens = np.maximum(rows[:, 5] + rows[:, 8] + rows[:, 11], 1)
+        tokens = np.maximum(passes.tokens(rows), 1)
         common_j = booked[:, passes.STEP_J] + booked[:, passes.GAP_J]
         self.fixed_j = common_j / heads
         self.prefill_j = booked[:, passes.PREFILL_J]
@@ -38,10 +38,10 @@ class Settled:
         self.step_share = self.factor / heads
         self.energy_j = (
             common_j
-            + self.prefill_j * (rows[:, 5] + rows[:, 8])
-            + self.pair_j * (rows[:, 6] + rows[:, 9])
-            + self.decode_j * rows[:, 11]
-            + self.context_j * rows[:, 12]
+            + self.prefill_j * passes.prefill_tokens(rows)
+            + self.pair_j * passes.pairs(rows)
+            + self.decode_j * rows[:, passes.D_TOKENS]
+            + self.context_j * rows[:, passes.D_CONTEXT]
             + booked[:, passes.EXPERT_J] * experts
         )
         self.member_j = self.fixed_j + self.decode_j + self.expert_j

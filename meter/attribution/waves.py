@@ -34,22 +34,21 @@ def share_dummies(wave: Sequence[EngineState], until_ns: int) -> float:
     for engine in wave:
         table = engine.table
         table.gather()
-        ready = table.column("dummy").astype(bool) & (table.column("t1_ns") <= until_ns)
-        for place in np.flatnonzero(ready):
-            peers = [peer for peer in wave if peer is not engine]
+        peers = [peer for peer in wave if peer is not engine]
+        for place in np.flatnonzero(table.rows[: table.ended_by(until_ns), passes.DUMMY]):
             unowned_j += _share(engine, int(place), peers)
     return unowned_j
 
 
 def _share(engine: EngineState, place: int, peers: Sequence[EngineState]) -> float:
     table = engine.table
-    t0, t1 = (int(table.column(name)[place]) for name in ("t0_ns", "t1_ns"))
+    t0, t1 = table.rows[place, [passes.T0_NS, passes.T1_NS]].tolist()
     weights = []
     for peer in peers:
         peer.table.gather()
         rows = peer.table.rows
-        beside = np.minimum(rows[:, 3], t1) - np.maximum(rows[:, 1], t0)
-        weights.append(np.maximum(beside, 0) * (rows[:, 4] + rows[:, 7] + rows[:, 10]))
+        beside = np.minimum(rows[:, passes.T1_NS], t1) - np.maximum(rows[:, passes.GAP_NS], t0)
+        weights.append(np.maximum(beside, 0) * passes.heads(rows))
     total = sum(float(weight.sum()) for weight in weights)
     table.booked[place] = 0.0
     unowned_j = 0.0

@@ -44,7 +44,6 @@ class Teller:
     ) -> None:
         self._name, self._origin, self._telling = name, origin, telling
         self._closed_s = closed_s
-        self._context: dict[int, int] = {}
         self._plain: Ints = np.zeros(0, dtype=np.int64)
         self._seq = 0
 
