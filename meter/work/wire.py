@@ -17,8 +17,10 @@ from meter.model import (
     Engine,
     EngineEvent,
     Event,
+    Experts,
     Fidelity,
     Gap,
+    Layout,
     Phase,
     RequestClosed,
     RequestOpened,
@@ -56,6 +58,9 @@ class Hello:
     tp: int | None = None
     pp: int | None = None
     dp: int | None = None
+    ep: int | None = None
+    experts_total: int | None = None
+    experts_active: int | None = None
     pid: int | None = None
     cuda_visible_devices: str | None = None
 
@@ -73,13 +78,29 @@ class Hello:
             heads=self.heads,
             head_dim=self.head_dim,
             engine_version=self.engine_version,
+            experts=self._experts(),
+            layout=self._layout(),
         )
+
+    def _experts(self) -> Experts | None:
+        total, active = self.experts_total, self.experts_active
+        if total is None or active is None or not 1 <= active <= total:
+            return None
+        return Experts(total, active)
+
+    def _layout(self) -> Layout | None:
+        """Ranks that are not told apart count as one, as in a trace; none told: not known."""
+        told = (self.tp, self.pp, self.dp, self.ep)
+        if all(ranks is None for ranks in told) or any(r is not None and r < 1 for r in told):
+            return None
+        return Layout(*(1 if ranks is None else ranks for ranks in told))
 
 
 DevicesOf = Callable[[Hello], tuple[str, ...]]
 
 _TEXTS = ("engine", "model", "engine_version", "dtype", "cuda_visible_devices")
-_INTEGERS = ("layers", "heads", "head_dim", "tp", "pp", "dp", "pid")
+_RANKS = ("tp", "pp", "dp", "ep")
+_INTEGERS = ("layers", "heads", "head_dim", "experts_total", "experts_active", "pid", *_RANKS)
 _NUMBERS = ("params", "active_params", "weight_bytes", "kv_bytes_per_token")
 
 

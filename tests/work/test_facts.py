@@ -46,6 +46,18 @@ def test_parameters_are_those_published(config: Any, total: float, active: float
     assert facts.active_parameters(config, found) == pytest.approx(active, rel=0.005)
 
 
+def test_experts_are_those_of_the_config() -> None:
+    """Under the name that each family uses; one expert is none, one active expert is one."""
+    assert (facts.routed_experts(MIXTRAL_8X7B), facts.active_experts(MIXTRAL_8X7B)) == (8, 2)
+    assert (facts.routed_experts(LLAMA_8B), facts.active_experts(LLAMA_8B)) == (None, None)
+    scout = SimpleNamespace(num_local_experts=16, num_experts_per_tok=1)
+    assert (facts.routed_experts(scout), facts.active_experts(scout)) == (16, 1)
+    gemma = SimpleNamespace(num_experts=128, top_k_experts=8)
+    assert (facts.routed_experts(gemma), facts.active_experts(gemma)) == (128, 8)
+    assert facts.routed_experts(SimpleNamespace(num_experts=1)) is None
+    assert facts.routed_experts(SimpleNamespace(num_experts=[8, 8])) is None
+
+
 def test_what_a_config_does_not_say_is_unknown() -> None:
     """A wrong prior is worse than none."""
     assert facts.parameters(SimpleNamespace(hidden_size=4096)) is None
@@ -88,10 +100,19 @@ def config(directory: str, **more: Any) -> Any:
 
 def test_engine_facts_of_a_usual_engine() -> None:
     known = engine_facts(config("org/llama"))
-    assert (known["engine"], known["tp"], known["dp"]) == ("1", 2, 2)
+    assert (known["engine"], known["tp"], known["dp"], known["ep"]) == ("1", 2, 2, 1)
+    assert "experts_total" not in known
     assert (known["model"], known["dtype"], known["head_dim"]) == ("llama", "bfloat16", 128)
     assert known["kv_bytes_per_token"] == 2 * 8 * 128 * 2 * 32
     assert known["weight_bytes"] == pytest.approx(16.06e9, rel=0.005)
+
+
+def test_engine_facts_of_a_mixture_of_experts() -> None:
+    """With expert parallelism its experts lie over all tensor- and data-parallel ranks."""
+    mixture = config("org/mixtral", hf_text_config=MIXTRAL_8X7B)
+    mixture.parallel_config.enable_expert_parallel = True
+    known = engine_facts(mixture)
+    assert (known["experts_total"], known["experts_active"], known["ep"]) == (8, 2, 4)
 
 
 def test_a_checkpoint_on_disk_is_weighed(tmp_path: Path) -> None:

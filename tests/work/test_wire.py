@@ -11,9 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meter.model import EngineEvent, Event, Gap, Phase, RequestClosed, RequestOpened, Step, Work
+from meter.model import (
+    EngineEvent,
+    Event,
+    Experts,
+    Gap,
+    Layout,
+    Phase,
+    RequestClosed,
+    RequestOpened,
+    Step,
+    Work,
+)
 from meter.work.vllm.sender import Sender
-from meter.work.wire import Decoder, Hello
+from meter.work.wire import Decoder, Hello, read_hello
 
 NS = st.integers(0, 2**62)
 COUNT = st.integers(0, 2**31)
@@ -184,6 +195,26 @@ def test_hello_tells_the_engine_and_asks_for_its_devices() -> None:
     assert (info.id, info.devices, info.model, info.params) == ("3", ("GPU-1",), "m", 8e9)
     assert (info.layers, info.heads) == (None, None)
     assert asked[0].pid == 7
+
+
+@pytest.mark.parametrize(
+    ("said", "experts", "layout"),
+    [
+        ({"experts_total": 8, "experts_active": 2}, Experts(8, 2), None),
+        ({"experts_total": 2, "experts_active": 8}, None, None),
+        ({"experts_total": 8}, None, None),
+        ({"tp": 2, "pp": 1, "dp": 4, "ep": 8}, None, Layout(2, 1, 4, 8)),
+        ({"tp": 2}, None, Layout(2, 1, 1, 1)),
+        ({"tp": 0}, None, None),
+        ({"experts_total": "8", "experts_active": True, "tp": None}, None, None),
+    ],
+)
+def test_experts_and_layout_reach_the_core(
+    said: dict[str, object], experts: Experts | None, layout: Layout | None
+) -> None:
+    """Where they make sense; else they are not known."""
+    info = read_hello("s", said).info("0", ())
+    assert (info.experts, info.layout) == (experts, layout)
 
 
 def test_devices_that_cannot_be_found_do_not_silence_the_engine() -> None:

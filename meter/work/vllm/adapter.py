@@ -210,10 +210,13 @@ def process_facts() -> dict[str, object]:
 
 def _layout(config: Any) -> dict[str, object]:
     parallel = config.parallel_config
+    tp, dp = parallel.tensor_parallel_size, parallel.data_parallel_size
+    spread = getattr(parallel, "enable_expert_parallel", False)
     return {
-        "tp": parallel.tensor_parallel_size,
+        "tp": tp,
         "pp": parallel.pipeline_parallel_size,
-        "dp": parallel.data_parallel_size,
+        "dp": dp,
+        "ep": tp * dp if spread else 1,
     }
 
 
@@ -227,6 +230,8 @@ def _shape(config: Any) -> dict[str, object]:
         "layers": text.num_hidden_layers,
         "heads": text.num_attention_heads,
         "head_dim": model.get_head_size(),
+        "experts_total": facts.routed_experts(text),
+        "experts_active": facts.active_experts(text),
     }
 
 

@@ -60,7 +60,7 @@ def active_parameters(config: Any, total: float | None) -> float | None:
 
 def routed_parameters(config: Any) -> float | None:
     """Parameters of all routed experts; ``None`` for a dense model."""
-    experts = _experts(config)
+    experts = routed_experts(config)
     hidden = _number(config, "hidden_size")
     inner = _number(config, "moe_intermediate_size") or _number(config, "intermediate_size")
     layers = _number(config, "num_hidden_layers")
@@ -70,13 +70,26 @@ def routed_parameters(config: Any) -> float | None:
 
 
 def _active_share(config: Any) -> float | None:
-    experts, used = _experts(config), _number(config, "num_experts_per_tok")
+    experts, used = routed_experts(config), active_experts(config)
     return used / experts if experts and used else None
 
 
-def _experts(config: Any) -> float | None:
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return next((n for n in (_number(config, name) for name in names) if n and n > 1), None)
+def routed_experts(config: Any) -> int | None:
+    """Routed experts in each layer with experts; ``None`` for a dense model."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    return _first(config, names, least=2)
+
+
+def active_experts(config: Any) -> int | None:
+    """Routed experts that one token uses in such a layer."""
+    names = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k")
+    return _first(config, names, least=1)
+
+
+def _first(config: Any, names: tuple[str, ...], least: int) -> int | None:
+    """The first of these counts that is said and means something."""
+    counts = (_number(config, name) for name in names)
+    return next((int(n) for n in counts if n is not None and n >= least), None)
 
 
 def _number(config: Any, name: str) -> float | None:

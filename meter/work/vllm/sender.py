@@ -148,8 +148,9 @@ class Sender:
 
         ``facts``, where known: ``engine`` (its label), ``model`` (served name), ``params``,
         ``active_params`` (counts), ``weight_bytes``, ``kv_bytes_per_token``, ``layers``, ``heads``,
-        ``head_dim``, ``engine_version``, ``dtype``, ``tp``, ``pp``, ``dp``, ``pid``,
-        ``cuda_visible_devices``.
+        ``head_dim``, ``engine_version``, ``dtype``, ``tp``, ``pp``, ``dp``, ``ep``
+        (ranks), ``experts_total``, ``experts_active`` (of a mixture of experts: routed ones in a
+        layer, and used by one token), ``pid``, ``cuda_visible_devices``.
         """
         self._facts = dict(facts)
         self._event = event
