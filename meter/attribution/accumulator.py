@@ -79,7 +79,7 @@ class Accumulator:
         while changes:
             change = changes[0]
             place = change.k - first
-            between = isinstance(change, Ended | Dispersed)
+            between = isinstance(change, (Ended, Dispersed))
             if place > count or (place == count and not between):
                 break
             changes.popleft()

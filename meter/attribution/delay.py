@@ -15,6 +15,7 @@ import numpy as np
 
 from meter.attribution.curve import Array, Curve
 from meter.attribution.fit import SIZE, Window
+from meter.attribution.median import median
 
 _DELAYS_S = (-0.1, 0.3)
 _DELAY_STEP_S = 0.02
@@ -112,7 +113,7 @@ class _Misfit:
         """Measure residuals in units of what they are under ``window``."""
         relative = np.sqrt(self._seen.run_share + 1e-4)
         residual = np.abs(self._residual(window)) / relative
-        scale = max(1e-6, 1.4826 * float(np.median(residual)))
+        scale = max(1e-6, 1.4826 * median(residual))
         self._sigma = scale * relative
         self._known.clear()
 
@@ -138,7 +139,7 @@ class _Misfit:
     def _residual(self, window: Window) -> Array:
         """Relative residuals of a fit without sign or prior, outliers held down."""
         x, y = self._seen.work(window)[:, :SIZE], self._seen.energy_j
-        size = np.maximum(y, 0.1 * float(np.median(y)) + 1e-12)
+        size = np.maximum(y, 0.1 * median(y) + 1e-12)
         a = x / size[:, None] / self._sigma[:, None]
         b = y / size / self._sigma
         trust = np.ones(len(y))
@@ -152,6 +153,6 @@ class _Misfit:
             normal = hessian * np.outer(scale, scale) + 1e-6 * np.eye(SIZE)
             theta = np.linalg.solve(normal, scale * (weighted.T @ b)) * scale
             residual = b - a @ theta
-            spread = 1.4826 * float(np.median(np.abs(residual))) + 1e-12
+            spread = 1.4826 * median(np.abs(residual)) + 1e-12
             trust = 1.0 / np.maximum(1.0, np.square(residual / (3 * spread)))
         return np.asarray(residual * self._sigma)

@@ -15,6 +15,7 @@ import numpy as np
 
 from meter.attribution.coefficients import Coefficients, Features, Prior
 from meter.attribution.curve import Array
+from meter.attribution.median import median
 
 SIZE = len(Features._fields)
 
@@ -156,10 +157,10 @@ def _scaled(shape: Coefficients, rows: Rows) -> Array:
     only_idle = (x[:, 0] > 0) & (x[:, 1] <= 1e-9)
     busy = x[:, 1] > 1e-9
     if only_idle.any():
-        theta[0] = np.median(y[only_idle] / x[only_idle, 0])
+        theta[0] = median(y[only_idle] / x[only_idle, 0])
     if busy.any():
         left = np.maximum(y[busy] - theta[0] * x[busy, 0], 0.0)
-        theta[1:] *= max(float(np.median(left / (x[busy, 1:] @ theta[1:]))), 1e-12)
+        theta[1:] *= max(median(left / (x[busy, 1:] @ theta[1:])), 1e-12)
     return theta
 
 
@@ -182,9 +183,9 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
         noise, misfit = _noise(residual, rows)
         variance = _variance(rows, noise, misfit)
         standard = residual / np.sqrt(variance)
-        spread = max(1.0, float(np.median(np.abs(standard))) * 1.4826)
+        spread = max(1.0, median(np.abs(standard)) * 1.4826)
         trust = np.square(np.maximum(0.0, 1 - np.square(standard / (_TUKEY * spread))))
-        if np.allclose(theta, before, rtol=_STILL, atol=0.0):
+        if (np.abs(theta - before) <= _STILL * np.abs(before)).all():
             break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
@@ -193,7 +194,7 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
 
 def _size(expected_j: Array) -> Array:
     """What residuals are relative to: the joules expected, but for next to nothing."""
-    return np.maximum(expected_j, 0.1 * float(np.median(expected_j)) + 1e-30)
+    return np.maximum(expected_j, 0.1 * median(expected_j) + 1e-30)
 
 
 def _inverse(matrix: Array) -> Array:
@@ -220,14 +221,14 @@ def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
         return _NOISE_MIN, _FLOOR
     own = np.maximum(np.square(residual) - np.square(rows.jitter), 0.0)[busy]
     share = rows.run_share[busy]
-    few = share > np.median(share)
+    few = share > median(share)
     misfit2 = 0.0
     if few.sum() >= _TOLD_APART and (~few).sum() >= _TOLD_APART:
-        left2 = [float(np.median(own[half])) / _MEDIAN_OF_CHI2 for half in (few, ~few)]
-        at = [float(np.median(share[half])) for half in (few, ~few)]
+        left2 = [median(own[half]) / _MEDIAN_OF_CHI2 for half in (few, ~few)]
+        at = [median(share[half]) for half in (few, ~few)]
         slope = max(0.0, (left2[0] - left2[1]) / max(at[0] - at[1], 1e-9))
         misfit2 = max(0.0, left2[1] - slope * at[1])
-    ratio = float(np.median(np.maximum(own - misfit2, 0.0) / share)) / _MEDIAN_OF_CHI2
+    ratio = median(np.maximum(own - misfit2, 0.0) / share) / _MEDIAN_OF_CHI2
     return float(max(_NOISE_MIN, ratio**0.5)), float(max(_FLOOR, misfit2**0.5))
 
 
@@ -255,7 +256,7 @@ def _pace(rows: Rows, trust: Array) -> Coefficients:
         hessian += np.diag(1e-9 * np.diag(hessian) + 1e-300)
         pace = non_negative(hessian, a.T @ (weight * seconds))
         off = np.abs(rows.run_s / np.maximum(x @ pace, 1e-9) - 1.0)
-        limit = 5 * max(0.01, float(np.median(off[kept])))
+        limit = 5 * max(0.01, median(off[kept]))
         kept &= off < limit
         if kept.sum() < SIZE:
             break
