@@ -105,6 +105,18 @@ def work_families(state: State) -> Iterator[Metric]:
     )
 
 
+def receipt_families(state: State) -> Iterator[Metric]:
+    """What the receipts say, summed on their own path: a check on the accounts, not a copy."""
+    snapshot = state.snapshot
+    yield gauge(
+        "joulemeter_receipts_joules",
+        "Energy on receipts, of open and of closed requests. Its sum equals what "
+        "joulemeter_energy_joules_total holds in prefill, decode and recompute.",
+        ("state",),
+        [(("open",), snapshot.receipts_open_j), (("closed",), snapshot.receipts_closed_j)],
+    )
+
+
 def tenant_families(state: State) -> Iterator[Metric]:
     """Energy and tokens by tenant."""
     snapshot = state.snapshot

@@ -39,6 +39,12 @@ def device_families(state: State) -> Iterator[Metric]:
         lambda d: d.power_w,
     )
     yield _of_devices(
+        "joulemeter_gpu_power_limit_watts",
+        "Power limit in force when the device was found; absent where it has none.",
+        devices,
+        lambda d: d.device.power_limit_w,
+    )
+    yield _of_devices(
         "joulemeter_gpu_energy_refresh_seconds",
         "Refresh period of the device's energy counter, as found.",
         devices,
@@ -172,3 +178,16 @@ def info_families(state: State) -> Iterator[Metric]:
         }
         engine.add_metric((info.id,), facts)
     yield engine
+    yield _engine_gpus(state)
+
+
+def _engine_gpus(state: State) -> Metric:
+    """Which engine uses which card: one series for each device that an engine owns."""
+    labels = ("engine", *GPU_LABELS)
+    uses = InfoMetricFamily("joulemeter_engine_gpu", "Devices that an engine uses.", labels=labels)
+    indices = {d.device.id: d.device.index for d in state.snapshot.devices}
+    for engine in state.snapshot.engines:
+        for device in engine.devices:
+            values = (engine.id, indices.get(device, ""), device)
+            uses.add_metric(values, {"model_name": state.model_label(engine.model)})
+    return uses

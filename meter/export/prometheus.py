@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from meter.export.families import (
     account_families,
     cost_families,
+    receipt_families,
     request_families,
     tenant_families,
     window_families,
@@ -50,6 +51,7 @@ class StateCollector(Collector):
         yield from device_families(state)
         yield from account_families(state)
         yield from work_families(state)
+        yield from receipt_families(state)
         yield from tenant_families(state)
         yield from request_families(state)
         yield from window_families(state)

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from meter.export.prometheus import make_registry
 from meter.export.publisher import Publisher
 from meter.export.state import Health
-from meter.model import Account, TenantKey
+from meter.model import Account, Engine, TenantKey
 from meter.pricing import Tariff
 
 GOLDEN = Path(__file__).parent / "golden.prom"
@@ -94,6 +94,31 @@ def test_the_accounts_sum_to_the_hardware(state):
     hardware = sum(values(state, "joulemeter_gpu_energy_joules_total").values())
     accounts = sum(values(state, "joulemeter_energy_joules_total").values())
     assert accounts == pytest.approx(hardware, rel=1e-9)
+
+
+def test_receipts_sum_to_what_was_attributed(state):
+    """Open and closed ones, from sums of their own."""
+    receipts = sum(values(state, "joulemeter_receipts_joules").values())
+    accounts = values(state, "joulemeter_energy_joules_total").items()
+    spent = {"prefill", "decode", "recompute"}
+    assert receipts == sum(j for labels, j in accounts if dict(labels)["phase"] in spent)
+
+
+def test_a_device_without_a_power_limit_has_none(publisher):
+    """A CPU, say: absent, so that nobody is told that it is far below its cap."""
+    device = make_device(455.0, 5.0)
+    free = replace(device, device=replace(device.device, power_limit_w=None))
+    state = publisher.publish(make_snapshot(devices=(free,)), [], Health())
+    assert values(state, "joulemeter_gpu_power_limit_watts") == {}
+
+
+def test_an_engine_names_its_cards(publisher):
+    """By the index and UUID that dcgm-exporter uses too; one that no meter reads has no index."""
+    engine = Engine("0", ("GPU-0", "GPU-9"), model="m")
+    state = publisher.publish(make_snapshot(engines=(engine,)), [], Health())
+    used = [dict(labels) for labels in values(state, "joulemeter_engine_gpu_info")]
+    assert [(u["gpu"], u["gpu_uuid"]) for u in used] == [("0", "GPU-0"), ("", "GPU-9")]
+    assert {(u["engine"], u["model_name"]) for u in used} == {("0", "m")}
 
 
 def test_the_hardware_counter_never_falls_by_a_rounding_error(publisher):
