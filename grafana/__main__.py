@@ -6,11 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from grafana import overview
+from grafana import gpus, health, models, overview
 from grafana.rules import rules
 
 HERE = Path(__file__).parent
-BOARDS: dict[str, Callable[[], str]] = {overview.UID: overview.overview}
+BOARDS: dict[str, Callable[[], str]] = {
+    overview.UID: overview.overview,
+    models.UID: models.models,
+    gpus.UID: gpus.gpus,
+    health.UID: health.health,
+}
 RULES = HERE.parent / "deploy" / "prometheus" / "joulemeter.rules.yml"
 
 

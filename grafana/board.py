@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grafana_foundation_sdk.builders import bargauge, heatmap, stat, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as build
-from grafana_foundation_sdk.builders import heatmap, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 
@@ -20,7 +20,7 @@ from grafana.panels import DATASOURCE
 # The classic model that Grafana 10 to 13 all read, and that vLLM's boards are written in.
 SCHEMA_VERSION = 39
 TAGS = ["joulemeter", "vllm"]
-Panel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel
+Panel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel | bargauge.Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,13 @@ class Section:
     panels: Sequence[Panel]
 
 
-def board_json(uid: str, title: str, text: str, sections: Sequence[Section]) -> str:
-    """A whole board as Grafana's classic JSON, ready to be committed."""
+def board_json(
+    uid: str, title: str, text: str, sections: Sequence[Section], gpus: bool = False
+) -> str:
+    """A whole board as Grafana's classic JSON, ready to be committed.
+
+    ``gpus``: it has the variable ``gpu`` as well, as dcgm-exporter's board has.
+    """
     board = (
         build.Dashboard(title)
         .uid(uid)
@@ -45,7 +50,7 @@ def board_json(uid: str, title: str, text: str, sections: Sequence[Section]) -> 
         .link(_family_link())
         .readonly()
     )
-    for variable in _variables():
+    for variable in _variables(gpus):
         board = board.with_variable(variable)
     for section in sections:
         if section.title:
@@ -69,15 +74,19 @@ def _family_link() -> build.DashboardLink:
     )
 
 
-def _variables() -> list[build.DatasourceVariable | build.QueryVariable | build.AdHocVariable]:
+def _variables(
+    gpus: bool,
+) -> list[build.DatasourceVariable | build.QueryVariable | build.AdHocVariable]:
     metric = "joulemeter_gpu_energy_joules_total"
     models = "joulemeter_tokens_total"
+    of_gpus = f'label_values({metric}{{job=~"$job", instance=~"$instance"}}, gpu)'
     return [
         build.DatasourceVariable("datasource").label("Data source").type("prometheus"),
         _query("job", "Job", f"label_values({metric}, job)", ".+"),
         # Energy that belongs to no model has an empty label: all models must mean that as well.
         _query("model_name", "Model", f'label_values({models}{{job=~"$job"}}, model_name)', ".*"),
         _query("instance", "Instance", f'label_values({metric}{{job=~"$job"}}, instance)', ".+"),
+        *([_query("gpu", "GPU", of_gpus, ".+")] if gpus else []),
         build.AdHocVariable("filters").label("Filters").datasource(DATASOURCE),
     ]
 

@@ -1,7 +1,8 @@
 """The house's panels: every one names its metrics, has a unit, and says what its silence means.
 
-A stat shows the last value of an instant query, NaN included (``last``, not ``lastNotNull``, which
-would show an old figure for a missing one): NaN reads ``No traffic``, no answer ``Meter blind``.
+A single figure shows the last value of an instant query, NaN included (``last``, not
+``lastNotNull``, which would show an old figure for a missing one): NaN reads ``No traffic``, no
+answer ``Meter blind``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TypeVar
 
+from grafana_foundation_sdk.builders import bargauge as bars
 from grafana_foundation_sdk.builders import common, heatmap, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import common as common_model
@@ -25,9 +27,9 @@ NO_TRAFFIC = "No traffic"
 BLIND = "Meter blind"
 SILENT = f"{NO_TRAFFIC}; or, if Meter says so above, meter blind"
 
-_METRIC = re.compile(r"\bjoulemeter_[a-z0-9_]+")
+_METRIC = re.compile(r"\b(?:joulemeter_[a-z0-9_]+|vllm:[a-z_]+|DCGM_FI_[A-Z_]+)")
 _HISTOGRAM_PART = re.compile(r"_(bucket|count|sum)$")
-Panel = TypeVar("Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel)
+Panel = TypeVar("Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel, bars.Panel)
 Level = tuple[float | None, str]
 
 
@@ -49,6 +51,14 @@ class About:
     threshold: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What a graph shows on an axis of its own, on the right: by its legend, with its unit."""
+
+    legend: str
+    unit: str
+
+
 def stat_panel(
     about: About,
     queries: Sequence[Query],
@@ -56,7 +66,7 @@ def stat_panel(
     levels: Sequence[Level],
     names: Sequence[str] = (),
     nan: str = NO_TRAFFIC,
-    height: int = 5,
+    height: int = 4,
     decimals: int | None = None,
 ) -> stat.Panel:
     """Single figures. ``names``: texts for the values 0, 1, 2, each with the level's colour."""
@@ -79,8 +89,36 @@ def stat_panel(
     if decimals is not None:
         panel = panel.decimals(decimals)
     for ref, query in zip(ascii_uppercase, queries, strict=False):
-        panel = panel.with_target(_target(ref, query).instant())
-    return _common(panel, about, queries)
+        panel = panel.with_target(target(ref, query).instant())
+    return common_parts(panel, about, queries)
+
+
+def bar_panel(
+    about: About,
+    queries: Sequence[Query],
+    width: int,
+    levels: Sequence[Level],
+    no_value: str = SILENT,
+    nan: str = NO_TRAFFIC,
+) -> bars.Panel:
+    """Figures beside each other as bars, each from zero; in the order of the answer."""
+    panel = (
+        bars.Panel()
+        .color_scheme(build.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .thresholds(_thresholds(levels))
+        .mappings(_mappings((), nan))
+        .orientation(common_model.VizOrientation.HORIZONTAL)
+        .display_mode(common_model.BarGaugeDisplayMode.BASIC)
+        .value_mode(common_model.BarGaugeValueMode.TEXT)
+        .reduce_options(common.ReduceDataOptions().calcs(["last"]).values(False))
+        .no_value(no_value)
+        .min(0)
+        .span(width)
+        .height(8)
+    )
+    for ref, query in zip(ascii_uppercase, queries, strict=False):
+        panel = panel.with_target(target(ref, query).instant())
+    return common_parts(panel, about, queries)
 
 
 def graph_panel(
@@ -91,6 +129,7 @@ def graph_panel(
     stacked: bool = False,
     no_value: str = BLIND,
     exemplars: bool = False,
+    right: Right | None = None,
 ) -> timeseries.Panel:
     """Lines over time; ``levels`` are drawn as dashed lines, ``stacked`` lines are filled."""
     panel = (
@@ -122,15 +161,23 @@ def graph_panel(
         panel = panel.thresholds(_thresholds(levels)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(dashed)
         )
+    if right:
+        panel = panel.override_by_name(
+            right.legend,
+            [
+                model.DynamicConfigValue("custom.axisPlacement", "right"),
+                model.DynamicConfigValue("unit", right.unit),
+            ],
+        )
     panel = panel.span(width).height(8)
     for ref, query in zip(ascii_uppercase, queries, strict=False):
-        panel = panel.with_target(_target(ref, query).range().exemplar(exemplars))
-    return _common(panel, about, queries)
+        panel = panel.with_target(target(ref, query).range().exemplar(exemplars))
+    return common_parts(panel, about, queries)
 
 
 def heat_panel(about: About, query: Query, width: int) -> heatmap.Panel:
     """A histogram over time, from classic buckets."""
-    target = _target("A", query).range().format(prometheus_model.PromQueryFormat.HEATMAP)
+    asked = target("A", query).range().format(prometheus_model.PromQueryFormat.HEATMAP)
     scheme = (
         heatmap.HeatmapColorOptions()
         .mode(heatmap_model.HeatmapColorMode.SCHEME)
@@ -146,31 +193,9 @@ def heat_panel(about: About, query: Query, width: int) -> heatmap.Panel:
         .no_value(SILENT)
         .span(width)
         .height(8)
-        .with_target(target.exemplar(True))
+        .with_target(asked.exemplar(True))
     )
-    return _common(panel, about, [query])
-
-
-def table_panel(about: About, query: Query, width: int, columns: Sequence[str]) -> table.Panel:
-    """The labels of an info metric, one row a series; ``columns`` in order, all others hidden."""
-    target = _target("A", query).instant().format(prometheus_model.PromQueryFormat.TABLE)
-    keep = model.DataTransformerConfig(
-        id_val="filterFieldsByName", options={"include": {"names": list(columns)}}
-    )
-    order = model.DataTransformerConfig(
-        id_val="organize",
-        options={"indexByName": {name: place for place, name in enumerate(columns)}},
-    )
-    panel = (
-        table.Panel()
-        .no_value(BLIND)
-        .with_transformation(keep)
-        .with_transformation(order)
-        .span(width)
-        .height(6)
-        .with_target(target)
-    )
-    return _common(panel, about, [query])
+    return common_parts(panel, about, [query])
 
 
 def metrics_in(expr: str) -> list[str]:
@@ -178,7 +203,8 @@ def metrics_in(expr: str) -> list[str]:
     return [_HISTOGRAM_PART.sub("", name) for name in _METRIC.findall(expr)]
 
 
-def _common(panel: Panel, about: About, queries: Sequence[Query]) -> Panel:
+def common_parts(panel: Panel, about: About, queries: Sequence[Query]) -> Panel:
+    """What every panel has: its title, words, metrics, unit and data source."""
     metrics = dict.fromkeys(name for query in queries for name in metrics_in(query.expr))
     parts = [about.text]
     if about.threshold:
@@ -188,7 +214,8 @@ def _common(panel: Panel, about: About, queries: Sequence[Query]) -> Panel:
     return panel.unit(about.unit).datasource(DATASOURCE)
 
 
-def _target(ref: str, query: Query) -> prometheus.Dataquery:
+def target(ref: str, query: Query) -> prometheus.Dataquery:
+    """A query under its reference letter."""
     return (
         prometheus.Dataquery()
         .datasource(DATASOURCE)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 TARGET = 'job=~"$job", instance=~"$instance"'
 MODEL = TARGET + ', model_name=~"$model_name"'
+# Only the board of GPUs has this variable.
+GPU = TARGET + ', gpu=~"$gpu"'
 
 # `$__rate_interval` follows the graph's step. A single figure instead covers the whole range shown,
 # and so does not jump from one refresh to the next.
@@ -101,6 +103,13 @@ def conservation_error() -> str:
     return f"abs({ratio(accounts, moved)} - 1)"
 
 
+def receipts_error() -> str:
+    """Receipts, open and closed, over what the accounts attributed, less one."""
+    receipts = f"sum({series('joulemeter_receipts_joules', scope=TARGET)})"
+    accounts = series("joulemeter_energy_joules_total", ATTRIBUTED, scope=TARGET)
+    return f"abs({ratio(receipts, f'sum({accounts})')} - 1)"
+
+
 def worst_quality() -> str:
     """0 measured, 1 estimated, 2 simulated: a total takes the worst quality of its parts."""
     ranks = (
@@ -114,10 +123,62 @@ def worst_quality() -> str:
     return " or ".join(ranks)
 
 
-def quantile(q: float, histogram: str, by: str = "") -> str:
+def quantile(q: float, histogram: str, window: str = STEP) -> str:
     """A quantile over requests; ``histogram`` without ``_bucket``."""
-    labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({q}, {rate(series(histogram + '_bucket'), labels)})"
+    return f"histogram_quantile({q}, {rate(series(histogram + '_bucket'), 'le', window)})"
+
+
+def counter_w(by: str, window: str = STEP) -> str:
+    """Power (W) as the energy counters moved, by the labels in ``by``."""
+    return rate(series("joulemeter_gpu_energy_joules_total", scope=GPU), by, window)
+
+
+def dcgm_w(by: str, window: str = STEP) -> str:
+    """Power (W) by dcgm-exporter's counter of the same cards, under the meter's own labels.
+
+    DCGM counts millijoules and says ``UUID``. Its job and instance are its own, so it is joined by
+    the card alone. Empty where Prometheus has no such series.
+    """
+    counted = f"rate(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION[{window}]) / 1000"
+    return f"sum by ({by}) ({of_card(f'max by (UUID) ({counted})')})"
+
+
+def of_card(dcgm: str) -> str:
+    """One of DCGM's figures by ``UUID``, with the ``instance`` and ``gpu`` of the meter's card."""
+    card = series("joulemeter_gpu_info", scope=GPU)
+    card = f"max by (instance, gpu, gpu_uuid) ({card})"
+    renamed = f'label_replace({dcgm}, "gpu_uuid", "$1", "UUID", "(.+)")'
+    return f"{renamed} * on (gpu_uuid) group_right () {card}"
+
+
+def dcgm_difference(window: str) -> str:
+    """How far the meter is from DCGM, either way, as a part of what DCGM counted; by card."""
+    by = "instance, gpu"
+    return f"abs({ratio(counter_w(by, window), dcgm_w(by, window))} - 1)"
+
+
+def cap_share(window: str = RANGE) -> str:
+    """Part of the time in which a card's power stood within 2 % of its limit, by card."""
+    power = f"max by (instance, gpu) ({series('joulemeter_gpu_power_watts', scope=GPU)})"
+    limit = f"max by (instance, gpu) ({series('joulemeter_gpu_power_limit_watts', scope=GPU)})"
+    return f"avg_over_time(({power} >= bool 0.98 * {limit})[{window}:{STEP}])"
+
+
+def running() -> str:
+    """Requests that vLLM runs at once, by model: its batch."""
+    return f"sum by (model_name) ({series('vllm:num_requests_running')})"
+
+
+def joules_per_token_at(low: int, high: int | None) -> str:
+    """J per output token, of requests alone, over the steps at which vLLM's batch was in a range.
+
+    Energy and tokens of those steps are summed apart; an average of ratios would be wrong.
+    """
+    batch = f"({running()} >= {low}" + (f" < {high})" if high else ")")
+    energy = f"({energy_w(ATTRIBUTED, 'model_name')} and {batch})"
+    tokens = f"({tokens_per_s('output', 'model_name')} and {batch})"
+    over = f"[{RANGE}:{STEP}]"
+    return ratio(f"sum(sum_over_time({energy}{over}))", f"sum(sum_over_time({tokens}{over}))")
 
 
 def _without(labels: str, label: str) -> str:

@@ -49,9 +49,7 @@ def make_receipt(name: str = "r1", **changes) -> Receipt:
 def make_device(measured_j: float, pending_j: float, name: str = "GPU-0") -> DeviceState:
     """A simulated H100 whose counter moved so much."""
     return DeviceState(
-        device=Device(
-            name, "Simulated H100", Quality.SIMULATED, index="0", power_limit_w=700.0
-        ),
+        device=Device(name, "Simulated H100", Quality.SIMULATED, index="0", power_limit_w=700.0),
         measured_j=measured_j,
         pending_j=pending_j,
         power_w=310.5,

@@ -18,6 +18,7 @@ ALL = {
     "$__range": "10m",
     "$job": ".+",
     "$instance": ".+",
+    "$gpu": ".+",
     "$model_name": ".*",
 }
 

@@ -1,7 +1,8 @@
-"""Ten minutes of a small fleet's metrics, made by the meter's own collector.
+"""Twenty minutes of a small fleet's metrics, made by the meter's own collector.
 
 Two hosts, each with one engine: ``a`` serves ``llama`` on two measured GPUs, ``b`` serves ``qwen``
-on one. All rates are constant and known, so every figure on a board is known too.
+on one. All rates are constant and known, so every figure on a board is known too. vLLM and DCGM
+stand beside the meter with series of their own, under their own labels.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from meter.model import (
     Quality,
     Receipt,
     Snapshot,
+    TenantKey,
     TokenKey,
 )
 from meter.pricing import Tariff
 
 NS = 1_000_000_000
 START_S = 1_760_000_000
-LENGTH_S = 600
+LENGTH_S = 1200
 STEP_S = 5
 END_S = START_S + LENGTH_S
 PENDING_J = 300.0
@@ -48,6 +50,7 @@ class Host:
     cached_per_s: int
     output_per_s: int
     requests_per_s: int = 2
+    limit_w: float = 700.0
 
     @property
     def power_w(self) -> float:
@@ -76,6 +79,7 @@ B = Host(
     input_per_s=500,
     cached_per_s=0,
     output_per_s=500,
+    limit_w=300.0,
 )
 HOSTS = (A, B)
 
@@ -85,8 +89,11 @@ def quiet(host: Host) -> Host:
     return Host(host.instance, host.model, host.gpus, {Account.IDLE: 200.0}, 0, 0, 0, 0)
 
 
-def openmetrics(hosts: tuple[Host, ...], tariff: Tariff = TARIFF) -> str:
-    """The hosts' history in OpenMetrics text with timestamps, as a backfill wants it."""
+def openmetrics(hosts: tuple[Host, ...], tariff: Tariff = TARIFF, peers: bool = True) -> str:
+    """The hosts' history in OpenMetrics text with timestamps, as a backfill wants it.
+
+    ``peers``: with vLLM's and DCGM's own series.
+    """
     kinds: dict[str, str] = {}
     lines: dict[str, list[str]] = {}
     for host in hosts:
@@ -98,8 +105,46 @@ def openmetrics(hosts: tuple[Host, ...], tariff: Tariff = TARIFF) -> str:
                     text = ",".join(f'{name}="{value}"' for name, value in labels.items())
                     line = f"{sample.name}{{{text}}} {sample.value!r} {t_s}"
                     lines.setdefault(family.name, []).append(line)
+        if peers:
+            for name, kind, line in _peers(host):
+                kinds[name] = kind
+                lines.setdefault(name, []).append(line)
     body = (f"# TYPE {name} {kinds[name]}\n" + "\n".join(lines[name]) + "\n" for name in lines)
     return "".join(body) + "# EOF\n"
+
+
+# What vLLM runs at once, a minute each.
+BATCHES = (2, 8, 20, 80)
+# dcgm-exporter misses one joule in a thousand.
+DCGM_SHORT = 0.001
+
+
+def _peers(host: Host) -> Iterator[tuple[str, str, str]]:
+    """Family, type and line of each sample that vLLM and dcgm-exporter would give."""
+    name = host.instance[0]
+    vllm = f'job="vllm",instance="{name}:8000",model_name="{host.model}",engine="0"'
+    for elapsed_s in range(0, LENGTH_S + 1, STEP_S):
+        t_s = START_S + elapsed_s
+        running = BATCHES[elapsed_s // 60 % len(BATCHES)]
+        yield (
+            "vllm:num_requests_running",
+            "gauge",
+            f"vllm:num_requests_running{{{vllm}}} {running} {t_s}",
+        )
+        for i in range(host.gpus):
+            card = f'gpu="{i}",UUID="GPU-{name}-{i}",modelName="H100",Hostname="{name}"'
+            labels = f'{{job="dcgm",instance="{name}:9400",{card}}}'
+            moved_mj = host.power_w / host.gpus * elapsed_s * 1000 * (1 - DCGM_SHORT)
+            for metric, kind, value in (
+                ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "counter", moved_mj),
+                ("DCGM_FI_DEV_SM_CLOCK", "gauge", 1980.0),
+            ):
+                # dcgm-exporter's counter has no _total, so to OpenMetrics it is of no known kind.
+                yield (
+                    metric,
+                    "unknown" if kind == "counter" else kind,
+                    (f"{metric}{labels} {value!r} {t_s}"),
+                )
 
 
 def exported_labels() -> dict[str, set[str]]:
@@ -150,36 +195,51 @@ def _snapshot(host: Host, elapsed_s: int) -> Snapshot:
         if rate
     }
     ended = host.requests_per_s * elapsed_s
-    unattributed = {"lost_steps": host.watts.get(Account.UNATTRIBUTED, 0.0) * elapsed_s}
+    lost_j = host.watts.get(Account.UNATTRIBUTED, 0.0) * elapsed_s
+    work = (Account.PREFILL, Account.DECODE)
+    attributed_j = elapsed_s * sum(host.watts.get(account, 0.0) for account in work)
     settled_ns = (START_S + elapsed_s) * NS
+    devices = tuple(_device(host, elapsed_s, i) for i in range(host.gpus))
     return Snapshot(
         t_ns=settled_ns + 2 * NS,
         settled_ns=settled_ns,
         accounts=accounts,
-        unattributed=unattributed if unattributed["lost_steps"] else {},
+        unattributed={"lost_steps": 0.75 * lost_j, "foreign_load": 0.25 * lost_j} if lost_j else {},
         tokens=tokens,
         requests={("0", host.model, "stop"): ended} if host.requests_per_s else {},
-        devices=tuple(_device(host, elapsed_s, i) for i in range(host.gpus)),
-        engines=(Engine("0", tuple(f"GPU-{i}" for i in range(host.gpus)), model=host.model),),
+        devices=devices,
+        engines=(Engine("0", tuple(d.device.id for d in devices), model=host.model),),
         measured_j=host.power_w * elapsed_s + PENDING_J,
         pending_j=PENDING_J,
+        tenant_energy_j={TenantKey("acme", host.model): attributed_j} if attributed_j else {},
+        receipts_open_j=0.25 * attributed_j,
+        receipts_closed_j=0.75 * attributed_j,
     )
 
 
 def _device(host: Host, elapsed_s: int, index: int) -> DeviceState:
     name = f"GPU-{host.instance[0]}-{index}"
     return DeviceState(
-        device=Device(name, "NVIDIA H100 80GB HBM3", Quality.MEASURED, index=str(index)),
+        device=Device(
+            name,
+            "NVIDIA H100 80GB HBM3",
+            Quality.MEASURED,
+            index=str(index),
+            power_limit_w=host.limit_w,
+        ),
         measured_j=(host.power_w * elapsed_s + PENDING_J) / host.gpus,
         pending_j=PENDING_J / host.gpus,
         power_w=host.power_w / host.gpus,
         refresh_s=0.1,
-        latency_s=0.05,
+        latency_s=0.0005,
         coefficients={"static_w": 115.0},
         coefficient_sd={"static_w": 1.0},
         intervals=elapsed_s * 10,
         resets=0,
         last_reading_ns=(START_S + elapsed_s) * NS,
+        delay_s=0.06,
+        smear_s=0.025,
+        delay_sd_s=0.002,
     )
 
 

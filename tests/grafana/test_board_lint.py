@@ -24,12 +24,16 @@ from tests.grafana.promql import (
     targets,
 )
 
-UNITS = {"watt", "joule", "s", "none", "short", "percentunit", "reqps", "cps"}
+UNITS = {
+    "watt", "joule", "kwatth", "s", "none", "short", "sishort", "percentunit", "reqps", "cps",
+}  # fmt: skip
 OWN_UNIT = re.compile(r"(suffix|count):\S+")
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # Metrics that carry the name of a model; others belong to a device or to the meter.
 OF_MODELS = re.compile(r"joulemeter_(energy|tokens|requests|request_|output_token|cost)")
 OVER_TIME = {"rate", "irate", "increase"}
+# Sums that are set against the hardware's must hold every model's energy.
+OF_ALL_MODELS = {"Conservation error", "Measured against accounts", "Receipts against accounts"}
 
 each_board = pytest.mark.parametrize(
     "board", [load(p) for p in BOARDS], ids=[p.stem for p in BOARDS]
@@ -68,7 +72,8 @@ def test_board_sits_beside_those_of_vllm(board) -> None:
     (link,) = board["links"]
     assert (link["tags"], link["includeVars"], link["keepTime"]) == (["vllm"], True, True)
     names = [variable["name"] for variable in board["templating"]["list"]]
-    assert names == ["datasource", "job", "model_name", "instance", "filters"]
+    gpu = ["gpu"] if board["uid"] == "joulemeter-gpus" else []
+    assert names == ["datasource", "job", "model_name", "instance", *gpu, "filters"]
 
 
 @each_board
@@ -76,8 +81,12 @@ def test_variables_offer_several_and_all(board) -> None:
     """All models includes the energy of none; variables follow the time range."""
     variables = {v["name"]: v for v in board["templating"]["list"]}
     assert variables["datasource"]["query"] == "prometheus"
-    for name, every in (("job", ".+"), ("instance", ".+"), ("model_name", ".*")):
-        variable = variables[name]
+    every_of = {"job": ".+", "instance": ".+", "model_name": ".*", "gpu": ".+"}
+    for name, every in every_of.items():
+        variable = variables.get(name)
+        if variable is None:
+            assert name == "gpu"
+            continue
         assert (variable["multi"], variable["includeAll"]) == (True, True)
         assert variable["allValue"] == every
         assert variable["refresh"] == 2
@@ -104,7 +113,8 @@ def test_panel_explains_itself(panel) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     assert panel["title"]
     assert panel["datasource"] == DATASOURCE
-    assert defaults["unit"] in UNITS or OWN_UNIT.fullmatch(defaults["unit"]), defaults["unit"]
+    units = [defaults["unit"], *_overridden(panel, "unit")]
+    assert all(unit in UNITS or OWN_UNIT.fullmatch(unit) for unit in units), units
     assert re.search(r"meter blind", defaults["noValue"], re.IGNORECASE)
     for query in panel["targets"]:
         assert query["datasource"] == DATASOURCE
@@ -113,14 +123,36 @@ def test_panel_explains_itself(panel) -> None:
             assert f"`{name}`" in panel["description"]
 
 
+def _overridden(panel, property_id: str) -> list[Any]:
+    """What a panel's overrides set a property to."""
+    return [
+        one["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if one["id"] == property_id
+    ]
+
+
 @each_panel
 def test_colours_mean_something(panel) -> None:
-    """More than one level only where the description says what crossing it means."""
-    steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
-    assert ("Colour: " in panel["description"]) == (len(steps) > 1)
-    values = [step["value"] for step in steps]
-    assert values[:1] in ([], [None])
-    assert values[1:] == sorted(values[1:])
+    """More than one level only where the description says what crossing it means.
+
+    Single figures always have levels; of graphs only stacked ones may go without: they show parts
+    of a whole, of which none is too much.
+    """
+    own = panel["fieldConfig"]["defaults"].get("thresholds", {})
+    all_steps = [levels["steps"] for levels in (own, *_overridden(panel, "thresholds")) if levels]
+    said = "Colour: " in panel["description"]
+    assert said or not any(len(steps) > 1 for steps in all_steps)
+    if panel["type"] in {"stat", "bargauge"}:
+        assert all_steps
+    if panel["type"] == "timeseries":
+        stacked = "stacking" in panel["fieldConfig"]["defaults"]["custom"]
+        assert said or stacked
+    for steps in all_steps:
+        values = [step["value"] for step in steps]
+        assert values[0] is None
+        assert values[1:] == sorted(values[1:])
 
 
 @each_panel
@@ -132,7 +164,7 @@ def test_a_figure_never_hides_that_it_is_missing(panel) -> None:
     mappings = panel["fieldConfig"]["defaults"]["mappings"]
     (nan,) = [m["options"] for m in mappings if m["type"] == "special"]
     assert nan["match"] == "nan"
-    assert nan["result"]["text"].startswith(("No traffic", "No energy", "No price"))
+    assert nan["result"]["text"].startswith("No ")
     assert all(query["instant"] for query in panel["targets"])
     # A name in the legend (the currency, with or without idle) is part of the figure.
     named = any(query["legendFormat"] != "__auto" for query in panel["targets"])
@@ -147,21 +179,30 @@ def test_query_is_promql(target: Target) -> None:
 
 @each_target
 def test_query_follows_the_variables(target: Target) -> None:
-    """Every selector matches job and instance, and the model where the metric has one."""
+    """Every selector matches job and instance, and the model where the metric has one.
+
+    DCGM's job and instance are its own: its cards are joined with those that the variables choose.
+    """
     for selector in selectors(filled(target.expr, {"$job": "J", "$instance": "I"})):
         labels = matched(selector)
+        if selector.name.startswith("DCGM_"):
+            assert "* on (gpu_uuid) group_right () max by (instance, gpu, gpu_uuid)" in target.expr
+            continue
         assert (labels["job"], labels["instance"]) == ("J", "I"), selector
         if "model_name" not in labels:
-            # Sums that are set against the hardware's must hold every model's energy.
-            device = not OF_MODELS.match(selector.name)
-            assert device or target.panel in {"Conservation error", "Measured against accounts"}
+            assert not OF_MODELS.match(selector.name) or target.panel in OF_ALL_MODELS
 
 
 @each_target
 def test_counters_are_read_as_rates(target: Target) -> None:
     """Over the graph's own interval; a single figure may cover the whole range shown."""
     windows = set(re.findall(r"\[([^]]+)\]", target.expr))
-    assert windows <= {"$__rate_interval"} | ({"$__range"} if target.instant else set())
+    allowed = {"$__rate_interval"}
+    if target.instant:
+        allowed |= {"$__range", "$__range:$__rate_interval"}
+    if target.panel == "Difference to DCGM":
+        allowed = {"1h"}
+    assert windows <= allowed
     tree = nodes(filled(target.expr))
     rated = {
         call.args[0].vector_selector.name
@@ -175,6 +216,6 @@ def test_counters_are_read_as_rates(target: Target) -> None:
     }
     # These ask what the counters stand at, or only whether a meter is there at all.
     at_rest = {"joulemeter_gpu_energy_joules_total"}
-    if target.panel == "Conservation error":
+    if target.panel in {"Conservation error", "Receipts against accounts"}:
         at_rest.add("joulemeter_energy_joules_total")
     assert counters - at_rest <= rated

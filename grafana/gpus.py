@@ -1,0 +1,349 @@
+"""The board ``Joulemeter / GPUs``: each card's counter, who uses it, its cap, its idle time.
+
+DCGM's figures stand beside ours where dcgm-exporter is scraped too; they are joined by the card's
+UUID, as its job and instance are its own.
+"""
+
+from __future__ import annotations
+
+from grafana import head
+from grafana import queries as q
+from grafana.board import Panel, Section, board_json
+from grafana.panels import BLIND, About, Query, bar_panel, graph_panel, stat_panel
+from grafana.tables import Column, labels_panel, table_panel
+
+UID = "joulemeter-gpus"
+
+_CARD = "instance, gpu"
+_NAME = "{{instance}} GPU {{gpu}}"
+_NO_DCGM = "No DCGM metrics here, or meter blind"
+_ONE_PERCENT = ((None, "green"), (0.01, "red"))
+
+
+def gpus() -> str:
+    """The board as JSON, top to bottom: figures, counter, use, throttling, idle, DCGM."""
+    return board_json(
+        UID,
+        "Joulemeter / GPUs",
+        "What each card's energy counter moved, who used it, and where it stood at its limit.",
+        [_figures(), _counter(), _use(), _throttling(), _idle(), _dcgm()],
+        gpus=True,
+    )
+
+
+def _figures() -> Section:
+    return Section(
+        "",
+        [
+            head.meter_state(),
+            head.quality(),
+            head.power_now(q.GPU),
+            _energy(),
+            _at_the_cap(),
+            _stranger(),
+            _disagreement_now(),
+        ],
+    )
+
+
+def _energy() -> Panel:
+    moved = q.series("joulemeter_gpu_energy_joules_total", scope=q.GPU)
+    return stat_panel(
+        About(
+            "Energy",
+            "What the cards' counters moved over the time shown.",
+            "kwatth",
+            "red at zero: no card that runs takes nothing, its counter stands still.",
+        ),
+        [Query(f"sum(increase({moved}[{q.RANGE}])) / {q.JOULES_PER_KWH}")],
+        3,
+        head.ABOVE_ZERO,
+        nan="No energy yet",
+    )
+
+
+def _at_the_cap() -> Panel:
+    return stat_panel(
+        About(
+            "Time at the power limit",
+            "Of the card that was there most: the part of the time shown in which its power stood "
+            "within 2 % of its limit. There it is throttled: steps take longer.",
+            "percentunit",
+            "orange from 20 %, red from 80 %: more power, or fewer requests at once, would be "
+            "faster.",
+        ),
+        [Query(q.figure(f"max({q.cap_share()})"))],
+        4,
+        ((None, "green"), (0.2, "orange"), (0.8, "red")),
+        nan="No limit known",
+        decimals=1,
+    )
+
+
+def _stranger() -> Panel:
+    foreign = q.series(
+        "joulemeter_unattributed_joules_total", 'reason="foreign_load"', scope=q.TARGET
+    )
+    moved = q.rate(q.series("joulemeter_gpu_energy_joules_total", scope=q.TARGET), window=q.RANGE)
+    taken = q.rate(foreign, window=q.RANGE)
+    return stat_panel(
+        About(
+            "A stranger's share",
+            "Part of the energy, over the time shown, that somebody else on the cards took: a "
+            "lasting excess over what the metered engines can explain.",
+            "percentunit",
+            "orange from 1 %, red from 5 %: find the other process, it slows the engine too.",
+        ),
+        [Query(q.figure(q.ratio(f"({taken} or {moved} * 0)", moved)))],
+        4,
+        ((None, "green"), (0.01, "orange"), (0.05, "red")),
+        nan="No energy yet",
+        decimals=2,
+    )
+
+
+def _disagreement_now() -> Panel:
+    return stat_panel(
+        About(
+            "Meter against DCGM",
+            "The card that differs most: what the meter read over what dcgm-exporter's counter "
+            "moved, less one, over the time shown. Both read the same hardware.",
+            "percentunit",
+            "red from 1 %: one of them misses readings or reads another card.",
+        ),
+        [Query(q.figure(f"max({q.dcgm_difference(q.RANGE)})"))],
+        4,
+        _ONE_PERCENT,
+        nan="No DCGM",
+        decimals=2,
+    )
+
+
+def _counter() -> Section:
+    power = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
+    mean = q.series("joulemeter_gpu_power_watts", scope=q.GPU)
+    mean = f"max by ({_CARD}) (avg_over_time({mean}[{q.STEP}]))"
+    return Section(
+        "Counter against power",
+        [
+            graph_panel(
+                About(
+                    "Counter and power",
+                    "Watts from the energy counter, and the instant power at each scrape. The "
+                    "counter is the truth; power only shows that both mean the same card.",
+                    "watt",
+                    "a line at 0 W, which no card under power can reach.",
+                ),
+                [
+                    Query(q.counter_w(_CARD), f"{_NAME} counter"),
+                    Query(power, f"{_NAME} power"),
+                ],
+                16,
+                ((None, "red"), (0.0, "green")),
+            ),
+            graph_panel(
+                About(
+                    "Power over counter",
+                    "Mean of the power at scrapes over the counter's, less one. Scrapes are few "
+                    "and power jumps, so some percent both ways are to be expected; a lasting "
+                    "offset is not.",
+                    "percentunit",
+                    "lines at 10 % both ways: beyond, scrape more often before you trust it.",
+                ),
+                [Query(f"{q.ratio(mean, q.counter_w(_CARD))} - 1", _NAME)],
+                8,
+                ((None, "red"), (-0.1, "green"), (0.1, "red")),
+            ),
+        ],
+    )
+
+
+def _use() -> Section:
+    uses = q.series("joulemeter_engine_gpu_info", scope=q.GPU)
+    by_engine = q.energy_w('phase!=""', "instance, engine, model_name")
+    card = q.series("joulemeter_gpu_info", scope=q.GPU)
+    return Section(
+        "Who uses which card",
+        [
+            labels_panel(
+                About("Engines", "Which engine uses which card. A stranger is not here.", "none"),
+                Query(uses),
+                {
+                    "instance": "Instance",
+                    "gpu": "GPU",
+                    "gpu_uuid": "UUID",
+                    "engine": "Engine",
+                    "model_name": "Model",
+                },
+                8,
+                "No engine yet, or meter blind",
+            ),
+            graph_panel(
+                About(
+                    "Power by engine",
+                    "All accounts of each engine, idle included; what belongs to none has no "
+                    "engine. An engine on several cards has one line for all of them.",
+                    "watt",
+                ),
+                [Query(by_engine, "{{instance}} engine {{engine}} {{model_name}}")],
+                8,
+                stacked=True,
+            ),
+            labels_panel(
+                About("Cards", "Every metered device, and how its figures come about.", "none"),
+                Query(card),
+                {
+                    "instance": "Instance",
+                    "gpu": "GPU",
+                    "gpu_name": "Name",
+                    "boundary": "Boundary",
+                    "quality": "Quality",
+                },
+                8,
+                BLIND,
+            ),
+        ],
+    )
+
+
+def _throttling() -> Section:
+    power = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
+    limit = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_limit_watts', scope=q.GPU)})"
+    clock = "max by (UUID) (DCGM_FI_DEV_SM_CLOCK)"
+    return Section(
+        "Throttling",
+        [
+            graph_panel(
+                About(
+                    "Power as a part of the limit",
+                    "A card at its limit lowers its clocks to stay there.",
+                    "percentunit",
+                    "a line at 98 %: from there on it is throttled.",
+                ),
+                [Query(q.ratio(power, limit), _NAME)],
+                8,
+                ((None, "green"), (0.98, "red")),
+                no_value="No limit known, or meter blind",
+            ),
+            bar_panel(
+                About(
+                    "Time at the limit by card",
+                    "Part of the time shown in which power stood within 2 % of the limit.",
+                    "percentunit",
+                    "orange from 20 %, red from 80 %.",
+                ),
+                [Query(f"sort_desc({q.cap_share()})", _NAME)],
+                8,
+                ((None, "green"), (0.2, "orange"), (0.8, "red")),
+                no_value="No limit known, or meter blind",
+            ),
+            graph_panel(
+                About(
+                    "SM clock, by DCGM",
+                    "It falls when a card is throttled, and when it rests.",
+                    "suffix:MHz",
+                    "a line at 0 MHz, where a card is off.",
+                ),
+                [Query(q.of_card(clock), _NAME)],
+                8,
+                ((None, "red"), (0.0, "green")),
+                no_value=_NO_DCGM,
+            ),
+        ],
+    )
+
+
+def _idle() -> Section:
+    by = "instance, engine"
+    idle = q.energy_w('phase="idle"', by)
+    share = q.ratio(q.energy_w('phase="idle"', by, q.RANGE), q.energy_w('phase!=""', by, q.RANGE))
+    static = q.series("joulemeter_coefficient", 'name="static_w"', scope=q.GPU)
+    static_sd = q.series("joulemeter_coefficient_sd", 'name="static_w"', scope=q.GPU)
+    return Section(
+        "Idle",
+        [
+            graph_panel(
+                About(
+                    "Idle power by engine",
+                    "Power while an engine held no request. Of a shared card it is nobody's.",
+                    "watt",
+                ),
+                [Query(idle, "{{instance}} engine {{engine}}")],
+                8,
+                stacked=True,
+                no_value=f"Never idle; or {BLIND.lower()}",
+            ),
+            bar_panel(
+                About(
+                    "Idle share by engine",
+                    "Part of an engine's energy, over the time shown, that went by without a "
+                    "request.",
+                    "percentunit",
+                    "orange from 30 %, red from 60 %: put more on it, or switch it off.",
+                ),
+                [Query(f"sort_desc({share})", "{{instance}} engine {{engine}}")],
+                8,
+                ((None, "green"), (0.3, "orange"), (0.6, "red")),
+                no_value=f"Never idle; or {BLIND.lower()}",
+            ),
+            table_panel(
+                About(
+                    "Static power",
+                    "What a card takes to be on, as learned: it costs this much an hour whether "
+                    "or not anybody asks. A card that is never idle cannot show it; its doubt "
+                    "says so.",
+                    "watt",
+                    "of the doubt: orange from 10 W.",
+                ),
+                {"instance": "Instance", "gpu": "GPU"},
+                [
+                    Column("Static power", f"max by ({_CARD}) ({static})", "watt", 1),
+                    Column(
+                        "Doubt (1 sd)",
+                        f"max by ({_CARD}) ({static_sd})",
+                        "watt",
+                        1,
+                        ((None, "green"), (10.0, "orange")),
+                    ),
+                ],
+                8,
+                f"Not learned yet; or {BLIND.lower()}",
+            ),
+        ],
+    )
+
+
+def _dcgm() -> Section:
+    return Section(
+        "Beside DCGM",
+        [
+            graph_panel(
+                About(
+                    "Meter and DCGM",
+                    "Watts from the meter's readings of the energy counter, and from "
+                    "dcgm-exporter's. The lines lie on each other.",
+                    "watt",
+                    "a line at 0 W, which no card under power can reach.",
+                ),
+                [
+                    Query(q.counter_w(_CARD), f"{_NAME} meter"),
+                    Query(q.dcgm_w(_CARD), f"{_NAME} DCGM"),
+                ],
+                12,
+                ((None, "red"), (0.0, "green")),
+            ),
+            graph_panel(
+                About(
+                    "Difference to DCGM",
+                    "Meter over DCGM, less one, either way, over an hour: over less the two "
+                    "scrapes' edges would be seen.",
+                    "percentunit",
+                    "a line at 1 %: beyond, one of them misses readings or reads another card.",
+                ),
+                [Query(q.dcgm_difference("1h"), _NAME)],
+                12,
+                _ONE_PERCENT,
+                no_value=_NO_DCGM,
+            ),
+        ],
+    )
