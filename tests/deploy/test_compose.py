@@ -128,6 +128,17 @@ def test_prometheus_is_configured(compose: dict[str, Any]) -> None:
         assert mounted[f"./prometheus/{name}"] == f"/etc/prometheus/{name}"
 
 
+def test_the_meter_is_scraped_as_a_part_of_its_server() -> None:
+    """Job and instance of vLLM's own target, so that the boards' links keep what was chosen."""
+    jobs = _yaml(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
+    targets = {job["job_name"]: job["static_configs"][0] for job in jobs}
+    labels = targets["joulemeter"]["labels"]
+    assert labels["job"] == "vllm"
+    assert [labels["instance"]] == targets["vllm"]["targets"]
+    # Without a difference the two targets' own series (`up`) would collide.
+    assert set(labels) - {"job", "instance"}
+
+
 def test_grafana_finds_prometheus_and_the_boards(compose: dict[str, Any]) -> None:
     """Addresses, paths and the scrape interval are the same on both sides."""
     (source,) = _yaml(PROVISIONING / "datasources" / "prometheus.yml")["datasources"]

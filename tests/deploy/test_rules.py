@@ -24,7 +24,8 @@ def _rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def _promtool(*arguments: str | Path) -> None:
+def promtool(*arguments: str | Path) -> None:
+    """Run it; what it complains of fails the test."""
     command = [program("promtool"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,12 +38,12 @@ def test_nobody_edits_the_rules() -> None:
 
 def test_promtool_accepts_the_rules() -> None:
     """Syntax, and no rule twice with the same labels."""
-    _promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
 
 
 def test_rules_give_known_figures() -> None:
     """A fleet at constant rates: several hosts, idle, a negative price, vLLM's own counter."""
-    _promtool("test", "rules", HERE / "joulemeter.rules.test.yml")
+    promtool("test", "rules", HERE / "joulemeter.rules.test.yml")
 
 
 @pytest.mark.parametrize("window", WINDOWS)
