@@ -304,6 +304,38 @@ class Receipt:
         return self.prefill_j + self.decode_j + self.recompute_j
 
 
+class Progress(StrEnum):
+    """Where a request under way stands; ``settling``: it ended, its last joules are pending."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    SETTLING = "settling"
+
+
+class Running(NamedTuple):
+    """A request that has no final receipt yet, at the settled watermark: its joules and tokens.
+
+    ``id`` is the name in its receipt, or, with siblings (``n > 1``), the engine's.
+    """
+
+    id: str
+    engine: str
+    model: str | None
+    tenant: str | None
+    opened_ns: int
+    progress: Progress
+    prompt_tokens: int | None
+    output_tokens: int
+    prefill_j: float
+    decode_j: float
+    recompute_j: float
+
+    @property
+    def energy_j(self) -> float:
+        return self.prefill_j + self.decode_j + self.recompute_j
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     """One device at the settled watermark.

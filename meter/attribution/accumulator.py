@@ -119,6 +119,14 @@ class Accumulator:
         copy.end_own()
         return copy
 
+    def open_segment(self, bill: Bill) -> tuple[float, int]:
+        """Joules and tokens of a bill's open segment, which are not on the bill yet."""
+        if bill.segment is None:
+            return 0.0, 0
+        k, context, sums = bill.segment
+        a, b, c = (self._sums[_ENERGY] - sums[_ENERGY]).tolist()
+        return a + (context - (k - self._k0)) * b + c, self._k - k
+
     def _running(self, block: Settled) -> Array:
         """The sums before each pass, and after the last: shape (n + 1, columns)."""
         moved = np.zeros((len(block.rows) + 1, _COLUMNS))

@@ -34,6 +34,7 @@ from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
 from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
+from meter.attribution.running import running
 from meter.attribution.settle import Block, Past, distribute, evaluate, foreign, remember
 from meter.attribution.settled import Settled
 from meter.attribution.waves import share_dummies, waves
@@ -51,6 +52,7 @@ from meter.model import (
     Receipt,
     RequestClosed,
     RequestOpened,
+    Running,
     Snapshot,
     Step,
     worst,
@@ -163,6 +165,11 @@ class Attributor:
     def receipt(self, id: str) -> Receipt | None:
         """The receipt under a client's id or an engine's: final, or what is settled so far."""
         return self._groups.find(id, self._so_far)
+
+    def running(self) -> list[Running]:
+        """Every request without a final receipt, as it stands at the settled watermark."""
+        name_of = self._groups.name_of
+        return [row for engine in self._engines.values() for row in running(engine, name_of)]
 
     def snapshot(self) -> Snapshot:
         """All accounts at the settled watermark."""

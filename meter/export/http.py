@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import make_asgi_app
@@ -13,11 +12,14 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from meter.export.live import WATCHERS_MAX, Live
 from meter.export.prometheus import make_registry
 from meter.export.receipts import Priced, receipt_json
+from meter.export.running import Query, QueryError, Shown
+from meter.export.site import routes as page_routes
 from meter.export.state import State
 from meter.export.summary import summary_json
 
@@ -36,6 +38,9 @@ class View(Protocol):
 
     def recent(self, limit: int) -> list[Priced]:
         """The newest final receipts; blocks shortly. Raises ``TimeoutError``."""
+
+    def running(self) -> list[Shown]:
+        """The requests under way; blocks shortly. Raises ``TimeoutError``."""
 
     def problems(self) -> tuple[str, ...]:
         """What keeps the meter from being ready, each with its remedy; empty when it is."""
@@ -57,7 +62,8 @@ def create_app(view: View, now_ns: Callable[[], int] = time.monotonic_ns) -> Sta
             Route("/livez", api.livez),
             Route("/readyz", api.readyz),
             Route("/health", api.readyz),
-            Route("/", page),
+            Route("/v1/live", api.live),
+            *page_routes(),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _failure},
     )
@@ -79,6 +85,26 @@ class _Api:
     def __init__(self, view: View, now_ns: Callable[[], int]) -> None:
         self._view = view
         self._now_ns = now_ns
+        self._live = Live(view, now_ns)
+
+    async def live(self, request: Request) -> Response:
+        """What happens now, a few times a second, until the client hangs up."""
+        try:
+            query = Query.parse(request.query_params)
+        except QueryError as error:
+            return problem(
+                HTTPStatus.BAD_REQUEST, str(error), field=error.field, remedy=error.remedy
+            )
+        if self._live.watchers >= WATCHERS_MAX:
+            return problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{WATCHERS_MAX} clients watch already",
+                remedy="Close a page, or ask /v1/summary now and then.",
+            )
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            self._live.stream(query), media_type="text/event-stream", headers=headers
+        )
 
     async def receipt(self, request: Request) -> Response:
         """One receipt, final or so far."""
@@ -146,13 +172,6 @@ async def _ask(question: Callable[[], T]) -> T:
         ) from error
 
 
-async def page(request: Request) -> Response:
-    """The status page; it fetches ``/v1/summary`` each second and needs nothing from elsewhere."""
-    html = files("meter.export").joinpath("page.html").read_text(encoding="utf-8")
-    policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    return HTMLResponse(html, headers={"Content-Security-Policy": policy})
-
-
 def problem(
     status: HTTPStatus, detail: str, *, field: str | None = None, remedy: str | None = None
 ) -> JSONResponse:
@@ -172,7 +191,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
         return problem(
             status,
             f"no such page: {request.url.path}",
-            remedy="There are /metrics, /v1/summary, /v1/receipts/{id}, /livez, /readyz and /.",
+            remedy="There are /metrics, /v1/summary, /v1/live, /v1/receipts/{id}, /livez, /readyz "
+            "and /.",
         )
     return problem(status, str(detail))
 

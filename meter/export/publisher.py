@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 
 from meter.export.histogram import REQUEST_BOUNDS_J, TOKEN_BOUNDS_J, Example, Histogram
 from meter.export.labels import Interner
+from meter.export.moments import Moments
 from meter.export.receipts import Priced, ReceiptStore, look_up
+from meter.export.running import Shown
 from meter.export.state import Health, ModelEngine, State
 from meter.export.windows import Ring
-from meter.model import Receipt, Snapshot
+from meter.model import Receipt, Running, Snapshot
 from meter.pricing import Costs, EnergyCurve, Tariff, advance, request_cost
 
 
@@ -35,6 +37,7 @@ class Publisher:
         self._store = ReceiptStore()
         self._models = Interner()
         self._tenants = Interner()
+        self._moments = Moments()
         self._ring = Ring(start_ns, self._models.label)
         self._request_energy: dict[ModelEngine, Histogram] = {}
         self._token_energy: dict[ModelEngine, Histogram] = {}
@@ -62,6 +65,7 @@ class Publisher:
                 "model_name": self._models.overflow,
                 "tenant": self._tenants.overflow,
             },
+            moments=self._moments.add(snapshot),
         )
 
     def find(self, request: str, still_open: Callable[[str], Receipt | None]) -> Priced | None:
@@ -77,6 +81,18 @@ class Publisher:
         """A receipt with its cost and its boundary."""
         cost = request_cost(receipt, self._tariff, self._curve)
         return Priced(receipt, cost, self._boundary(receipt.engine))
+
+    def running(self, requests: Iterable[Running]) -> list[Shown]:
+        """Requests under way with their cost so far: in floats, for the eye and quickly made."""
+        per_j, per_s = self._tariff.electricity(1.0), self._tariff.hardware(1e9)
+        if per_j is None and per_s is None:
+            return [Shown(request, None) for request in requests]
+        rates = float(per_j or 0), float(per_s or 0)
+        return [Shown(request, self._cost_so_far(request, *rates)) for request in requests]
+
+    def _cost_so_far(self, request: Running, per_j: float, per_s: float) -> float:
+        own_ns = self._curve.own_time_ns(request.energy_j, request.opened_ns, None)
+        return per_j * request.energy_j + per_s * (own_ns or 0.0) / 1e9
 
     def _boundary(self, engine_id: str) -> str:
         """What the joules of an engine's receipts bound: its GPUs, or this host's CPU."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from meter.export.histogram import HistogramState
 from meter.export.labels import OTHER
+from meter.export.moments import Moment
 from meter.export.windows import WindowFigure
 from meter.model import DeviceState, Snapshot
 from meter.pricing import Costs, Tariff
@@ -44,6 +45,7 @@ class State:
     models: Mapping[str, str] = field(default_factory=dict)
     tenants: Mapping[str, str] = field(default_factory=dict)
     label_overflow: Mapping[str, int] = field(default_factory=dict)
+    moments: tuple[Moment, ...] = ()
 
     def model_label(self, model: str | None) -> str:
         """The bounded label of a model's name."""

@@ -32,6 +32,10 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         "per_token": [f._asdict() for f in state.windows],
         "cost": _cost(state.costs, state.tariff.currency),
         "settled_lag_s": _lag_s(snapshot, now_ns),
+        "source_age_s": {
+            source: max(0, now_ns - last_ns) / 1e9
+            for source, last_ns in state.health.source_last_ns.items()
+        },
         "health": {
             "samples": state.health.samples,
             "sample_errors": dict(state.health.sample_errors),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from meter.export.receipts import Priced
+from meter.export.running import Shown
 from meter.export.state import Health, State
 from meter.power.sampler import Sampler
 from meter.runtime.writer import Inbox, Writer
@@ -76,6 +77,9 @@ class Readers:
 
     def recent(self, limit: int) -> list[Priced]:
         return self._writer.recent(limit)
+
+    def running(self) -> list[Shown]:
+        return self._writer.running()
 
     def problems(self) -> tuple[str, ...]:
         return self._gauges.problems()

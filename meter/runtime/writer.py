@@ -22,8 +22,18 @@ import structlog
 
 from meter.export.publisher import Publisher
 from meter.export.receipts import Priced
+from meter.export.running import Shown
 from meter.export.state import Health, State
-from meter.model import Event, Reading, Receipt, RequestClosed, RequestOpened, Snapshot, Step
+from meter.model import (
+    Event,
+    Reading,
+    Receipt,
+    RequestClosed,
+    RequestOpened,
+    Running,
+    Snapshot,
+    Step,
+)
 
 T = TypeVar("T")
 _FLUSH_EVERY_S = 2.0
@@ -37,6 +47,7 @@ class Core(Protocol):
     def finish(self) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def receipt(self, id: str) -> Receipt | None: ...
+    def running(self) -> list[Running]: ...
     def drain(self) -> list[Receipt]: ...
 
 
@@ -151,6 +162,10 @@ class Writer:
     def recent(self, limit: int, deadline_s: float = 2.0) -> list[Priced]:
         """The newest final receipts. Raises ``TimeoutError`` when the writer is too busy."""
         return self._ask(lambda: self._publisher.recent(limit), deadline_s)
+
+    def running(self, deadline_s: float = 2.0) -> list[Shown]:
+        """What is under way. Raises ``TimeoutError`` when the writer is too busy."""
+        return self._ask(lambda: self._publisher.running(self._core.running()), deadline_s)
 
     def finish(self, deadline_s: float = 10.0) -> State | None:
         """Take what is in the queue, settle everything, publish; returns the last state."""

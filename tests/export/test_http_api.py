@@ -1,6 +1,8 @@
 """The meter's own port, spoken to over ASGI."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +10,9 @@ from export_samples import NS, make_receipt
 
 from meter.export.http import create_app
 from meter.export.receipts import Priced
+from meter.export.site import FILES
+
+PAGE = Path(__file__).parents[2] / "meter/export/page"
 
 
 class FakeView:
@@ -30,6 +35,9 @@ class FakeView:
 
     def recent(self, limit):
         return list(self.receipts.values())[:limit]
+
+    def running(self):
+        return []
 
     def problems(self):
         return self.the_problems
@@ -154,13 +162,26 @@ def test_readiness_names_what_is_missing(get, view, path):
 
 
 def test_the_page_needs_nothing_from_elsewhere(get):
-    """It works offline: no address in it, and the policy forbids others."""
-    answer = get("/")
-    assert answer.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert "http://" not in answer.text
-    assert "https://" not in answer.text
-    assert "prefers-color-scheme: dark" in answer.text
+    """It works offline: the files that it names are here, none of them names an address, and the
+    policy forbids others."""
+    page = get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    named = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
+    imported = re.findall(r'from "\./([^"]+)"', get("/page/app.js").text)
+    names = {f"/{name}" for name in named} | {f"/page/{name}" for name in imported}
+    assert names == {f"/page/{name}" for name in FILES if name != "index.html"}
+    for answer in (page, *(get(name) for name in names)):
+        assert answer.status_code == 200
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        # The namespace of SVG is a name, and nothing is fetched from there.
+        text = answer.text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search("https?://", text)
+
+
+def test_the_page_is_small():
+    """Tens of kilobytes, all files together."""
+    assert sum(path.stat().st_size for path in PAGE.iterdir()) < 80_000
+    assert sorted(path.name for path in PAGE.iterdir()) == sorted(FILES)
 
 
 def test_an_unknown_path_lists_the_known_ones(get):
