@@ -106,6 +106,12 @@ class PowerSettings(Section):
         description="Power (W) of the fully busy CPU, for the estimate where RAPL cannot be read.",
     )
 
+    lock_directory: Path | None = Field(
+        default=None,
+        description="Where the devices' locks are, by which one meter alone owns each; all meters "
+        "of a host must share it. Default: /dev/shm/joulemeter.",
+    )
+
     @field_validator("cpu_max_w")
     @classmethod
     def _above_idle(cls, value: float, info: ValidationInfo) -> float:

@@ -74,6 +74,7 @@ class Device:
     refresh period (``None``: found from the readings; 0: every reading is exact at its time).
     ``boundary`` is ``gpu`` (board) or ``host`` (CPU package and DRAM). What work costs there
     depends on its ``driver`` version, power limit and ``clocks_mhz`` (SM, memory) as well.
+    ``note``: what its figures are, where that is not the board's own counter for itself alone.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Device:
     refresh_s: float | None = None
     driver: str | None = None
     clocks_mhz: tuple[int, int] | None = None
+    note: str | None = None
 
 
 class Experts(NamedTuple):

@@ -35,8 +35,9 @@ PROCESS_SLOTS = 16
 
 _HEADER = struct.Struct("=8sIIII")  # magic, devices, ring slots, fault slots, unused
 _HEADER_BYTES = 64
-# uuid, name, refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj, memory clock MHz, bus bits
-_SPEC = struct.Struct("=80s96sqqqqqII")
+# uuid, name, refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj, memory clock MHz, bus bits,
+# MIG instances, virtualization mode
+_SPEC = struct.Struct("=80s96sqqqqqIIII")
 _COUNTS = struct.Struct("=QQQ")  # posts, faults, processes
 _COUNT = struct.Struct("Q")  # native: stored in one piece, "=" would store byte by byte
 _COUNTS_AT = 256
@@ -54,7 +55,9 @@ class Fault(IntEnum):
     ``ERROR``: calls return the NVML code ``value`` (``function`` says which calls). ``RESET``: the
     counter starts again from 0 at the first moment. ``STUCK``: the counter stands still. ``LOST``:
     every call says that the GPU is lost. ``SLOW``: every call takes ``value`` ns. ``JUMP``: the
-    counter is ``value`` mJ further on from the first moment (the second means nothing).
+    counter is ``value`` mJ further on from the first moment (the second means nothing). ``HANG``:
+    a call does not come back before the second moment, or ``clear_faults``. ``UNLOADED``: the
+    driver is not there, for no card; from the second moment on it is, for who starts NVML anew.
     """
 
     ERROR = 1
@@ -63,15 +66,30 @@ class Fault(IntEnum):
     LOST = 4
     SLOW = 5
     JUMP = 6
+    HANG = 7
+    UNLOADED = 8
 
 
 class Function(IntEnum):
-    """Which calls an ``ERROR`` befalls; for ``GetFieldValues`` the single field fails."""
+    """Which calls an ``ERROR`` befalls; for ``GetFieldValues`` the single field fails.
+
+    ``POWER`` is all power, ``POWER_INSTANT`` the instant's field alone (older drivers).
+    """
 
     ANY = 0
     ENERGY = 1
     POWER = 2
     FIELD_VALUES = 3
+    POWER_INSTANT = 4
+
+
+class Virtualization(IntEnum):
+    """NVML's own codes of what a GPU is to this machine."""
+
+    NONE = 0
+    PASSTHROUGH = 1
+    VGPU = 2
+    HOST_VGPU = 3
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class CardSpec:
 
     ``refresh_s``: how often the counter moves; ``lag_s``: how late it shows what was drawn.
     ``mem_clock_mhz`` and ``bus_bits`` give the memory's bandwidth (an H100 SXM's by default).
+    ``mig_instances``: MIG instances on the board (at most 7), named ``MIG-…-1`` for ``GPU-…``.
     """
 
     uuid: str = "GPU-51300000-0000-4000-8000-000000000000"
@@ -90,6 +109,8 @@ class CardSpec:
     seed: int = 0
     mem_clock_mhz: int = 2619
     bus_bits: int = 5120
+    mig_instances: int = 0
+    virtualization: Virtualization = Virtualization.NONE
 
 
 class Card:
@@ -125,6 +146,8 @@ class Card:
                     rnd.randrange(10**9),
                     spec.mem_clock_mhz,
                     spec.bus_bits,
+                    spec.mig_instances,
+                    spec.virtualization,
                 )
             _HEADER.pack_into(memory, 0, MAGIC, len(specs), RING_SLOTS, FAULT_SLOTS, 0)
         return cls(target)
@@ -217,6 +240,15 @@ class Card:
         end_ns = _FOREVER_NS if to_ns is None else to_ns
         _FAULT.pack_into(self._map, at, from_ns, end_ns, kind, function, value, 0)
         _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 8, count + 1)
+
+    def reload_driver(self, from_ns: int, to_ns: int) -> None:
+        """The driver is unloaded and loaded again: its counters start from 0 at ``to_ns``.
+
+        The posts that a counter will go back to must have been made by then.
+        """
+        for device in range(self.devices):
+            self.fault(device, Fault.UNLOADED, from_ns, to_ns)
+            self.fault(device, Fault.RESET, to_ns)
 
     def clear_faults(self, device: int) -> None:
         """Nothing is wrong any more, and nothing was: a counter that was reset is back, too."""

@@ -60,7 +60,7 @@ class CardSource:
             )
         ]
 
-    def read(self) -> Sequence[Reading]:
+    def read(self, device: str | None = None) -> Sequence[Reading]:
         """The counter at its last refresh, and the mean power over the period before it."""
         if self._card is None:
             return []

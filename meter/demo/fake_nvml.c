@@ -24,8 +24,11 @@ enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15,
 };
-enum { FAULT_ERROR = 1, FAULT_RESET, FAULT_STUCK, FAULT_LOST, FAULT_SLOW, FAULT_JUMP };
-enum { ANY = 0, ENERGY = 1, POWER = 2, FIELD_VALUES = 3 };
+enum {
+    FAULT_ERROR = 1, FAULT_RESET, FAULT_STUCK, FAULT_LOST, FAULT_SLOW, FAULT_JUMP, FAULT_HANG,
+    FAULT_UNLOADED,
+};
+enum { ANY = 0, ENERGY = 1, POWER = 2, FIELD_VALUES = 3, POWER_INSTANT = 4 };
 enum {
     FIELD_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186, FIELD_ENERGY_SCOPED = 191,
 };
@@ -42,8 +45,8 @@ struct header { char magic[8]; uint32_t devices, ring_slots, fault_slots, unused
 struct card {
     char uuid[80], name[96];
     int64_t refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj;
-    uint32_t mem_clock_mhz, bus_bits;
-    char pad_spec[256 - 80 - 96 - 48];
+    uint32_t mem_clock_mhz, bus_bits, mig_instances, virtualization;
+    char pad_spec[256 - 80 - 96 - 56];
     volatile uint64_t posts, faults, processes;
     char pad_counts[64 - 24];
     uint32_t pids[PROCESS_SLOTS];
@@ -68,6 +71,8 @@ EXPORT const int joulemeter_simulated = 1;
 
 static struct header *file;
 static int users;
+static int64_t started_ns;
+static uintptr_t generation; /* counts starts: a handle from before the last one is worth nothing */
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -77,6 +82,20 @@ static int64_t now_ns(clockid_t clock)
 }
 
 static struct card *card_at(unsigned index) { return (struct card *)(file + 1) + index; }
+
+/* A handle is a card's address; its low six bits, free by alignment, are the generation and, for a
+ * MIG instance, the instance's number from 1 to 7. */
+typedef struct handle *handle;
+static handle handle_of(struct card *card, unsigned instance)
+{
+    return (handle)((uintptr_t)card | (generation % 8) << 3 | instance);
+}
+static unsigned instance_of(handle h) { return (uintptr_t)h & 7; }
+static struct card *card_of(handle h)
+{
+    int current = ((uintptr_t)h >> 3 & 7) == generation % 8;
+    return current ? (struct card *)((uintptr_t)h & ~(uintptr_t)63) : NULL;
+}
 
 /* The last post at or before t; the newest first, since that is nearly always the one. */
 static const struct entry *posted(const struct card *card, int64_t t_ns)
@@ -157,18 +176,39 @@ static uint32_t mean_power_mw(const struct card *card, int64_t t_ns)
     return (uint32_t)((energy_nj(card, end) - energy_nj(card, end - 1000000000LL)) / 1000000);
 }
 
-/* What a scripted fault makes of a call; sleeps where the call is to be slow. */
+static void rest(int64_t ns)
+{
+    struct timespec pause = {ns / 1000000000LL, ns % 1000000000LL};
+    nanosleep(&pause, NULL);
+}
+
+/* Is the driver unloaded now, or was it since the program started NVML? */
+static int unloaded(const struct card *card, int64_t since_ns)
+{
+    int64_t t = now_ns(CLOCK_MONOTONIC);
+    for (uint64_t i = 0; i < card->faults; i++) {
+        const struct fault *f = &card->fault[i];
+        if (f->kind == FAULT_UNLOADED && t >= f->from_ns && (t < f->to_ns || since_ns < f->from_ns))
+            return 1;
+    }
+    return 0;
+}
+
+/* What a scripted fault makes of a call; sleeps where the call is to be slow, and where it is to
+ * hang for as long as the fault lasts or until it is cleared. */
 static int trouble(const struct card *card, int function)
 {
     int64_t t = now_ns(CLOCK_MONOTONIC);
-    int result = SUCCESS;
+    int result = unloaded(card, started_ns) ? UNINITIALIZED : SUCCESS;
     for (uint64_t i = 0; i < card->faults; i++) {
         const struct fault *f = &card->fault[i];
         if (t < f->from_ns || t >= f->to_ns)
             continue;
         if (f->kind == FAULT_SLOW) {
-            struct timespec pause = {f->value / 1000000000LL, f->value % 1000000000LL};
-            nanosleep(&pause, NULL);
+            rest(f->value);
+        } else if (f->kind == FAULT_HANG) {
+            while (i < card->faults && now_ns(CLOCK_MONOTONIC) < f->to_ns)
+                rest(1000000);
         } else if (f->kind == FAULT_LOST) {
             return GPU_IS_LOST;
         } else if (f->kind == FAULT_ERROR && (f->function == ANY || f->function == function)) {
@@ -178,17 +218,25 @@ static int trouble(const struct card *card, int function)
     return result;
 }
 
-#define CHECK(card, function)                       \
-    do {                                            \
-        if (!file) return UNINITIALIZED;            \
-        if (!(card)) return INVALID_ARGUMENT;       \
-        int failed = trouble(card, function);       \
-        if (failed) return failed;                  \
-    } while (0)
+/* Every call on a handle begins so: it gives the card, or returns with what is wrong. */
+#define CARD_OF(h, function)                        \
+    if (!file) return UNINITIALIZED;                \
+    if (!card_of(h)) return INVALID_ARGUMENT;       \
+    struct card *card = card_of(h);                 \
+    int failed = trouble(card, function);           \
+    if (failed) return failed
+/* A MIG instance has no power and no energy of its own. */
+#define BOARD_OF(h, function)                       \
+    CARD_OF(h, function);                           \
+    if (instance_of(h)) return NOT_SUPPORTED
 
 EXPORT int nvmlInitWithFlags(unsigned flags)
 {
     (void)flags;
+    int64_t now = now_ns(CLOCK_MONOTONIC);
+    for (unsigned i = 0; file && i < file->devices; i++)
+        if (unloaded(card_at(i), now))
+            return DRIVER_NOT_LOADED;
     if (file) {
         users++;
         return SUCCESS;
@@ -208,8 +256,18 @@ EXPORT int nvmlInitWithFlags(unsigned flags)
         }
     }
     close(fd);
+    for (unsigned i = 0; file && i < file->devices; i++) {
+        if (unloaded(card_at(i), now)) {
+            munmap(file, st.st_size);
+            file = NULL;
+        }
+    }
+    if (!file)
+        return DRIVER_NOT_LOADED;
     users = 1;
-    return file ? SUCCESS : DRIVER_NOT_LOADED;
+    started_ns = now;
+    generation++;
+    return SUCCESS;
 }
 EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
@@ -236,6 +294,7 @@ EXPORT const char *nvmlErrorString(int result)
     case INSUFFICIENT_SIZE: return "Insufficient Size";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case 10: return "Timeout";
+    case 13: return "Function Not Found";
     case GPU_IS_LOST: return "GPU is lost";
     case 18: return "Driver/library version mismatch";
     default: return "Unknown Error";
@@ -258,73 +317,89 @@ EXPORT int nvmlDeviceGetCount_v2(unsigned *count)
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct card **card)
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *found)
 {
     if (!file)
         return UNINITIALIZED;
     if (index >= file->devices)
         return INVALID_ARGUMENT;
-    *card = card_at(index);
-    return trouble(*card, ANY);
+    *found = handle_of(card_at(index), 0);
+    return trouble(card_at(index), ANY);
 }
 
-EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, struct card **card)
+/* The card's UUID, or that of a MIG instance on it (from 1): "MIG-…-1" for "GPU-…". */
+static void name_instance(char *text, size_t length, const struct card *card, unsigned instance)
+{
+    if (instance)
+        snprintf(text, length, "MIG-%s-%u", card->uuid + 4, instance);
+    else
+        snprintf(text, length, "%s", card->uuid);
+}
+
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, handle *found)
 {
     if (!file)
         return UNINITIALIZED;
     for (unsigned i = 0; i < file->devices; i++) {
-        if (!strcmp(card_at(i)->uuid, uuid)) {
-            *card = card_at(i);
-            return trouble(*card, ANY);
+        struct card *card = card_at(i);
+        for (unsigned instance = 0; instance <= card->mig_instances; instance++) {
+            char known[96];
+            name_instance(known, sizeof known, card, instance);
+            if (!strcmp(known, uuid)) {
+                *found = handle_of(card, instance);
+                return trouble(card, ANY);
+            }
         }
     }
     return NOT_FOUND;
 }
 
-EXPORT int nvmlDeviceGetIndex(struct card *card, unsigned *index)
+EXPORT int nvmlDeviceGetIndex(handle h, unsigned *index)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     *index = (unsigned)(card - card_at(0));
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetUUID(struct card *card, char *text, unsigned length)
+EXPORT int nvmlDeviceGetUUID(handle h, char *text, unsigned length)
 {
-    CHECK(card, ANY);
-    snprintf(text, length, "%s", card->uuid);
+    CARD_OF(h, ANY);
+    name_instance(text, length, card, instance_of(h));
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetName(struct card *card, char *text, unsigned length)
+EXPORT int nvmlDeviceGetName(handle h, char *text, unsigned length)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     snprintf(text, length, "%s", card->name);
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetTotalEnergyConsumption(struct card *card, unsigned long long *energy)
+EXPORT int nvmlDeviceGetTotalEnergyConsumption(handle h, unsigned long long *energy)
 {
-    CHECK(card, ENERGY);
+    BOARD_OF(h, ENERGY);
     *energy = counter_mj(card, now_ns(CLOCK_MONOTONIC));
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetPowerUsage(struct card *card, unsigned *power)
+EXPORT int nvmlDeviceGetPowerUsage(handle h, unsigned *power)
 {
-    CHECK(card, POWER);
+    BOARD_OF(h, POWER);
     *power = mean_power_mw(card, now_ns(CLOCK_MONOTONIC));
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetFieldValues(struct card *card, int count, field_value *values)
+EXPORT int nvmlDeviceGetFieldValues(handle h, int count, field_value *values)
 {
-    CHECK(card, FIELD_VALUES);
+    BOARD_OF(h, FIELD_VALUES);
     for (int i = 0; i < count; i++) {
         field_value *v = &values[i];
         int64_t t = now_ns(CLOCK_MONOTONIC);
         int energy = v->field_id == FIELD_ENERGY || v->field_id == FIELD_ENERGY_SCOPED;
         v->timestamp = now_ns(CLOCK_REALTIME) / 1000;
         v->result = v->scope_id ? NOT_SUPPORTED : (uint32_t)trouble(card, energy ? ENERGY : POWER);
+        if (v->result == SUCCESS && v->field_id == FIELD_POWER_INSTANT)
+            v->result = (uint32_t)trouble(card, POWER_INSTANT);
         v->value_type = energy ? VALUE_ULL : VALUE_UINT;
         v->value.ull = 0;
         v->latency_us = (now_ns(CLOCK_MONOTONIC) - t) / 1000;
@@ -342,20 +417,20 @@ EXPORT int nvmlDeviceGetFieldValues(struct card *card, int count, field_value *v
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetEnforcedPowerLimit(struct card *card, unsigned *limit)
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(handle h, unsigned *limit)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     *limit = (unsigned)card->power_limit_mw;
     return SUCCESS;
 }
-EXPORT int nvmlDeviceGetPowerManagementLimit(struct card *card, unsigned *limit)
+EXPORT int nvmlDeviceGetPowerManagementLimit(handle h, unsigned *limit)
 {
-    return nvmlDeviceGetEnforcedPowerLimit(card, limit);
+    return nvmlDeviceGetEnforcedPowerLimit(h, limit);
 }
 
-EXPORT int nvmlDeviceGetMaxClockInfo(struct card *card, int type, unsigned *mhz)
+EXPORT int nvmlDeviceGetMaxClockInfo(handle h, int type, unsigned *mhz)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     switch (type) {
     case 1: /* NVML_CLOCK_SM */
         *mhz = 1980;
@@ -368,42 +443,75 @@ EXPORT int nvmlDeviceGetMaxClockInfo(struct card *card, int type, unsigned *mhz)
     }
 }
 
-EXPORT int nvmlDeviceGetMemoryBusWidth(struct card *card, unsigned *bits)
+EXPORT int nvmlDeviceGetMemoryBusWidth(handle h, unsigned *bits)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     *bits = card->bus_bits;
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetTemperature(struct card *card, int sensor, unsigned *celsius)
+EXPORT int nvmlDeviceGetTemperature(handle h, int sensor, unsigned *celsius)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     (void)sensor;
     *celsius = 40 + mean_power_mw(card, now_ns(CLOCK_MONOTONIC)) / 20000;
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetMemoryInfo(struct card *card, memory_info *memory)
+EXPORT int nvmlDeviceGetMemoryInfo(handle h, memory_info *memory)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     memory->total = 80ULL << 30;
     memory->used = 0;
     memory->free = memory->total;
     return SUCCESS;
 }
 
-EXPORT int nvmlDeviceGetMigMode(struct card *card, unsigned *current, unsigned *pending)
+EXPORT int nvmlDeviceGetMigMode(handle h, unsigned *current, unsigned *pending)
 {
-    (void)current;
-    (void)pending;
-    CHECK(card, ANY);
-    return NOT_SUPPORTED;
+    BOARD_OF(h, ANY);
+    if (!card->mig_instances)
+        return NOT_SUPPORTED;
+    *current = *pending = 1;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetMaxMigDeviceCount(handle h, unsigned *count)
+{
+    BOARD_OF(h, ANY);
+    *count = card->mig_instances ? 7 : 0;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(handle h, unsigned index, handle *instance)
+{
+    BOARD_OF(h, ANY);
+    if (index >= card->mig_instances)
+        return NOT_FOUND;
+    *instance = handle_of(card, index + 1);
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle h, handle *board)
+{
+    CARD_OF(h, ANY);
+    if (!instance_of(h))
+        return INVALID_ARGUMENT;
+    *board = handle_of(card, 0);
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetVirtualizationMode(handle h, unsigned *mode)
+{
+    BOARD_OF(h, ANY);
+    *mode = card->virtualization;
+    return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(
-    struct card *card, unsigned *count, process_info *infos)
+    handle h, unsigned *count, process_info *infos)
 {
-    CHECK(card, ANY);
+    CARD_OF(h, ANY);
     unsigned room = *count;
     *count = (unsigned)card->processes;
     if (*count == 0)

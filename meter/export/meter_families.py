@@ -166,6 +166,7 @@ def info_families(state: State) -> Iterator[Metric]:
             "gpu_name": device.device.name,
             "quality": device.device.quality.value,
             "boundary": device.device.boundary,
+            "note": device.device.note or "",
         }
         gpu.add_metric(_gpu(device), facts)
     yield gpu

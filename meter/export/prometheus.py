@@ -18,6 +18,7 @@ from meter.export.families import (
     window_families,
     work_families,
 )
+from meter.export.lane_families import lane_families
 from meter.export.meter_families import (
     device_families,
     health_families,
@@ -57,6 +58,7 @@ class StateCollector(Collector):
         yield from window_families(state)
         yield from cost_families(state)
         yield from health_families(state, self._now_ns())
+        yield from lane_families(state, self._now_ns())
         yield from info_families(state)
 
 

@@ -10,6 +10,7 @@ from meter.export.labels import OTHER
 from meter.export.moments import Moment
 from meter.export.windows import WindowFigure
 from meter.model import DeviceState, Snapshot
+from meter.power.lane import LaneState
 from meter.pricing import Costs, Tariff
 
 ModelEngine = tuple[str, str]
@@ -19,6 +20,7 @@ ModelEngine = tuple[str, str]
 class Health:
     """The meter's own counters. ``source_last_ns``: when each source last said something.
 
+    ``lanes``: how the polling of each device goes, those too that another meter owns.
     ``problems`` are what keeps the meter from being ready, each with its remedy.
     """
 
@@ -28,6 +30,7 @@ class Health:
     datagrams_lost: int = 0
     events_dropped: int = 0
     source_last_ns: Mapping[str, int] = field(default_factory=dict)
+    lanes: tuple[LaneState, ...] = ()
     problems: tuple[str, ...] = ()
 
 

@@ -86,6 +86,7 @@ def _device(state: DeviceState) -> dict[str, Any]:
         "gpu_name": state.device.name,
         "boundary": state.device.boundary,
         "quality": state.device.quality.value,
+        "note": state.device.note,
         "measured_j": state.measured_j,
         "pending_j": state.pending_j,
         "power_w": state.power_w,

@@ -75,7 +75,7 @@ class CpuEstimate:
         self._power_w = None
         return [Device(CPU, self._name, Quality.ESTIMATED, "cpu", "host", refresh_s=0.0)]
 
-    def read(self) -> Sequence[Reading]:
+    def read(self, device: str | None = None) -> Sequence[Reading]:
         """Energy since ``open``, or nothing where the last reading is too near."""
         if self._begun is None:
             raise ReadError("the CPU's estimate is read before it was opened")

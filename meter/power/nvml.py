@@ -3,26 +3,24 @@
 One batched ``nvmlDeviceGetFieldValues`` per device and poll, nothing else in the loop: NVML calls
 serialise in the driver. The counter (field 83, mJ since the driver was loaded, Volta and newer)
 moves every 100 ms on Hopper. ``nvmlDeviceGetPowerUsage`` is a 1 s mean since Ampere, so the instant
-field (186) is read; it serves display and cross-check and is never attributed. On some superchips
-the GPU scope of a field fails: the energy then cannot be told from the module's, and the reading
-says so rather than show another boundary.
+field (186) is read; beside a counter it serves display and cross-check and is never attributed. On
+some superchips the GPU scope of a field fails: the energy then cannot be told from the module's,
+and the reading says so rather than show another boundary.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import pynvml
 
 from meter.model import Device, Reading
-from meter.power.errors import PowerError, nvml_error
-from meter.power.nvml_calls import call, count, optional, start, use_library
-from meter.power.nvml_find import Handle, examine, select
-
-_FIELD_ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
-_FIELD_POWER = pynvml.NVML_FI_DEV_POWER_INSTANT
+from meter.power.errors import PowerError
+from meter.power.nvml_calls import call, count, optional
+from meter.power.nvml_find import board_of, examine, select
+from meter.power.nvml_gpu import Gpu
+from meter.power.nvml_session import Session
 
 
 class NvmlSource:
@@ -35,9 +33,9 @@ class NvmlSource:
     name = "nvml"
 
     def __init__(self, library: str | None = None, devices: Sequence[str] = ()) -> None:
-        self._library = library
         self._wanted = tuple(devices)
-        self._handles: tuple[Handle, ...] = ()
+        self._gpus: dict[str, Gpu] = {}
+        self._session = Session(library, self._forget_handles)
         self._open = False
 
     def open(self) -> Sequence[Device]:
@@ -46,29 +44,42 @@ class NvmlSource:
         A GPU that was asked for must be readable. Where all are meant, one that is not (a display
         adapter without the counter, a lost board) is left out, with a warning.
         """
-        quality = start(self._library)
+        quality = self._session.start()
         self._open = True
         try:
-            self._handles = select(examine(quality), self._wanted)
+            gpus = select(examine(quality), self._wanted)
         except PowerError:
             self.close()
             raise
-        return [held.device for held in self._handles]
+        self._gpus = {gpu.device.id: gpu for gpu in gpus}
+        return [gpu.device for gpu in gpus]
 
-    def read(self) -> Sequence[Reading]:
-        """One reading of each device; one that fails has no energy and says why."""
-        return [_read(held) for held in self._handles]
+    def read(self, device: str | None = None) -> Sequence[Reading]:
+        """One reading of the device, or of each; one that fails has no energy and says why."""
+        gpus = self._gpus.values() if device is None else [self._gpus[device]]
+        return [self._read(gpu) for gpu in gpus]
+
+    def _read(self, gpu: Gpu) -> Reading:
+        failed_before = gpu.code
+        with self._session.call():
+            reading = gpu.read()
+        if gpu.code:
+            self._session.failed(gpu.code)
+        elif failed_before:
+            self._session.worked()
+        return reading
+
+    def _forget_handles(self) -> None:
+        """Before a restart: each GPU will look its own up again, by its UUID."""
+        for gpu in self._gpus.values():
+            gpu.handle = None
 
     def close(self) -> None:
         """Let NVML go, and a library of our own with it."""
-        if not self._open:
-            return
-        self._open = False
-        self._handles = ()
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-        if self._library is not None:
-            use_library(None)
+        if self._open:
+            self._open = False
+            self._gpus = {}
+            self._session.end()
 
 
 def devices_of(pids: Iterable[int]) -> list[str]:
@@ -92,6 +103,20 @@ def devices_of(pids: Iterable[int]) -> list[str]:
     return found
 
 
+def boards(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, those of MIG instances replaced by their board's UUID (each once).
+
+    A name of which NVML knows no board stays as it is. Uses the library of the open source.
+    """
+    resolved = list(names)
+    if any(name.startswith("MIG-") for name in resolved):
+        with suppress(PowerError):
+            call("start", pynvml.nvmlInit)
+            resolved = [board_of(name) or name for name in resolved]
+            pynvml.nvmlShutdown()
+    return tuple(dict.fromkeys(resolved))
+
+
 def visible_devices(value: str | None) -> tuple[str, ...] | None:
     """The devices that ``CUDA_VISIBLE_DEVICES`` names; ``None`` where it is unset (all)."""
     if value is None:
@@ -103,34 +128,3 @@ def visible_devices(value: str | None) -> tuple[str, ...] | None:
             break  # CUDA stops at the first entry that names nothing
         names.append(name)
     return tuple(names)
-
-
-def _read(held: Handle) -> Reading:
-    """One poll: energy as by ``total_energy_consumption``, power as by ``power.draw.instant``."""
-    device = held.device.id
-    begun_ns = time.monotonic_ns()
-    try:
-        energy, power = pynvml.nvmlDeviceGetFieldValues(held.handle, [_FIELD_ENERGY, _FIELD_POWER])
-    except pynvml.NVMLError as error:
-        done_ns = time.monotonic_ns()
-        return Reading(
-            device,
-            (begun_ns + done_ns) // 2,
-            None,
-            latency_s=(done_ns - begun_ns) / 1e9,
-            error=str(nvml_error("NVML's field values", error)),
-        )
-    done_ns = time.monotonic_ns()
-    failed = None
-    if energy.nvmlReturn != pynvml.NVML_SUCCESS:
-        cause = pynvml.NVMLError(energy.nvmlReturn)
-        failed = str(nvml_error("NVML's total-energy field", cause))
-    has_power = power.nvmlReturn == pynvml.NVML_SUCCESS
-    return Reading(
-        device,
-        (begun_ns + done_ns) // 2,
-        None if failed else int(energy.value.ullVal) * 1000,
-        power_w=power.value.uiVal / 1000 if has_power else None,
-        latency_s=(done_ns - begun_ns) / 1e9,
-        error=failed,
-    )

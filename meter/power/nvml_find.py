@@ -1,25 +1,26 @@
-"""Which GPUs NVML shows, what they are, and which of them were asked for."""
+"""Which GPUs NVML shows, what they are, and which of them were asked for.
+
+MIG instances and vGPUs are shown for what they are. Energy and power are the whole board's, and
+only its own handle has them: an instance that is asked for stands for its board, which is metered
+once, however many of its instances are. A vGPU's host seldom lets its guests see energy or power;
+where it does, the figures are the board's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pynvml
 import structlog
 
-from meter.model import Device, Quality
-from meter.power.errors import NoDeviceError, PowerError, UnsupportedError, nvml_error
+from meter.model import Device, Quality, worst
+from meter.power.errors import NoDeviceError, PowerError, nvml_error
 from meter.power.nvml_calls import call, count, optional
+from meter.power.nvml_gpu import COUNTER, Gpu, best_way
 
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """A GPU, and what NVML calls it by. Belongs to the thread that opened NVML."""
-
-    device: Device
-    handle: Any
+_VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +28,43 @@ class Found:
     """A GPU that NVML counts: what is known of it, and why it cannot be metered (if so)."""
 
     index: str
-    held: Handle | None
+    gpu: Gpu | None
     problem: PowerError | None
 
     @property
     def label(self) -> str:
-        return f"{self.index} ({self.held.device.id if self.held else 'unreadable'})"
+        return f"{self.index} ({self.gpu.device.id if self.gpu else 'unreadable'})"
 
     def is_named(self, name: str) -> bool:
-        uuid = self.held.device.id if self.held else ""
+        uuid = self.gpu.device.id if self.gpu else ""
         return name == self.index or (name.startswith("GPU-") and uuid.startswith(name))
 
 
 def examine(quality: Quality) -> list[Found]:
     """Every GPU of the host, in NVML's order, with what is wrong with it."""
-    found = []
     driver = optional(pynvml.nvmlSystemGetDriverVersion)
-    for index in range(count()):
-        held = None
-        try:
-            held = _describe(index, quality, driver)
-            _check_counter(held.handle)
-        except PowerError as error:
-            problem = type(error)(f"GPU {index}: {error}")
-            problem.__cause__ = error.__cause__
-            found.append(Found(str(index), held, problem))
-        else:
-            found.append(Found(str(index), held, None))
-    return found
+    return [_examine(index, quality, driver) for index in range(count())]
 
 
-def _describe(index: int, quality: Quality, driver: str | None) -> Handle:
+def _examine(index: int, quality: Quality, driver: str | None) -> Found:
+    gpu = None
+    try:
+        gpu = _describe(index, quality, driver)
+        gpu.way = _best_way(gpu)
+    except PowerError as error:
+        problem = type(error)(f"GPU {index}: {error}")
+        problem.__cause__ = error.__cause__
+        return Found(str(index), gpu, problem)
+    if gpu.way is not COUNTER:
+        # Its power is measured; its energy is what is made of that.
+        estimated = worst([quality, Quality.ESTIMATED])
+        assert estimated is not None
+        note = "; ".join(filter(None, (gpu.way.label, gpu.device.note)))
+        gpu.device = replace(gpu.device, quality=estimated, note=note)
+    return Found(str(index), gpu, None)
+
+
+def _describe(index: int, quality: Quality, driver: str | None) -> Gpu:
     """``nvidia-smi --query-gpu=index,uuid,name,driver_version,enforced.power.limit``."""
     handle = call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
     limit_mw = optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
@@ -72,8 +79,24 @@ def _describe(index: int, quality: Quality, driver: str | None) -> Handle:
         power_limit_w=limit_mw / 1000 if limit_mw else None,
         driver=str(driver) if driver else None,
         clocks_mhz=_application_clocks(handle) or _pair(sm_mhz, memory_mhz),
+        note=_part_of_a_board(handle),
     )
-    return Handle(device, handle)
+    return Gpu(device, handle)
+
+
+def _part_of_a_board(handle: Any) -> str | None:
+    """What to say of a board that others share: MIG (``nvidia-smi -L``) or vGPU."""
+    if optional(pynvml.nvmlDeviceGetVirtualizationMode, handle) == _VGPU:
+        return "a vGPU: what its host shows of the board, other guests included"
+    mode = optional(pynvml.nvmlDeviceGetMigMode, handle)
+    if not mode or not mode[0]:
+        return None
+    most = optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+    instances = [
+        optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, i) for i in range(most)
+    ]
+    number = sum(instance is not None for instance in instances)
+    return f"the whole board, shared by {number} MIG instances"
 
 
 def _application_clocks(handle: Any) -> tuple[int, int] | None:
@@ -96,28 +119,39 @@ def _bandwidth(handle: Any, clock_mhz: int | None) -> float | None:
     return 2e6 * clock_mhz * bits / 8 if clock_mhz and bits else None
 
 
-def select(found: Sequence[Found], wanted: Sequence[str]) -> tuple[Handle, ...]:
+def _best_way(gpu: Gpu) -> Any:
+    """How its energy is had; raises where ``nvidia-smi --query-gpu=power.draw`` has nothing
+    either."""
+    try:
+        return best_way(gpu.handle)
+    except pynvml.NVMLError as error:
+        raise nvml_error("NVML's total-energy field", error) from error
+
+
+def select(found: Sequence[Found], wanted: Sequence[str]) -> tuple[Gpu, ...]:
     """The devices that were asked for, in that order; all that can be read where none was."""
     if not found:
         raise NoDeviceError("NVML works, but there is no GPU: see `nvidia-smi -L`")
     chosen = [_match(name, found) for name in wanted] or found
-    usable = [one.held for one in chosen if one.held is not None and one.problem is None]
+    usable = [one.gpu for one in chosen if one.gpu is not None and one.problem is None]
     problems = [one.problem for one in chosen if one.problem is not None]
     if problems and (wanted or not usable):
         raise problems[0]
+    log = structlog.get_logger("joulemeter.power")
     for problem in problems:
-        structlog.get_logger("joulemeter.power").warning("gpu_left_out", reason=str(problem))
-    return tuple({held.device.id: held for held in usable}.values())
+        log.warning("gpu_left_out", reason=str(problem))
+    once = {gpu.device.id: gpu for gpu in usable}
+    for gpu in once.values():
+        if gpu.device.note is not None:
+            log.warning("gpu_figures", gpu=gpu.device.id, are=gpu.device.note)
+    return tuple(once.values())
 
 
 def _match(name: str, found: Sequence[Found]) -> Found:
-    """The one GPU of this name: its index, its UUID, or the beginning of that."""
-    if name.startswith("MIG-"):
-        raise UnsupportedError(
-            f"device {name!r} is a MIG instance: only the whole board has an energy counter; "
-            "name the GPU by its index or its GPU- UUID"
-        )
-    matches = [one for one in found if one.is_named(name)]
+    """The one GPU of this name: its index, its UUID, or the beginning of that; for a MIG instance
+    its board."""
+    board = board_of(name) if name.startswith("MIG-") else name
+    matches = [one for one in found if board is not None and one.is_named(board)]
     if len(matches) != 1:
         known = ", ".join(one.label for one in found)
         problem = "names several GPUs" if matches else "is no GPU of this host"
@@ -125,9 +159,15 @@ def _match(name: str, found: Sequence[Found]) -> Found:
     return matches[0]
 
 
-def _check_counter(handle: Any) -> None:
-    """Raises where ``nvidia-smi --query-gpu=total_energy_consumption`` has no figure either."""
-    fields = [pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION]
-    (value,) = call("field-values", pynvml.nvmlDeviceGetFieldValues, handle, fields)
-    if value.nvmlReturn != pynvml.NVML_SUCCESS:
-        raise nvml_error("NVML's total-energy field", pynvml.NVMLError(value.nvmlReturn))
+def board_of(name: str) -> str | None:
+    """The UUID of the board of a MIG instance, by the instance's UUID; ``None`` where NVML knows
+    none. Any other name is its own."""
+    if not name.startswith("MIG-"):
+        return name
+    if name.startswith("MIG-GPU-"):  # drivers before R470: MIG-<board's UUID>/<GI>/<CI>
+        return name.removeprefix("MIG-").partition("/")[0]
+    instance = optional(pynvml.nvmlDeviceGetHandleByUUID, name)
+    if instance is None:
+        return None
+    board = optional(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
+    return None if board is None else str(call("UUID", pynvml.nvmlDeviceGetUUID, board))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ class Playback:
         self._next = 0
         self._offset_ns = 0
         self._last: dict[str, Reading] = {}
+        self._lock = threading.Lock()  # each device is read from its own thread
 
     def open(self) -> Sequence[Device]:
         """Start playing. Raises ``NoDeviceError`` where the recording holds no reading."""
@@ -41,16 +43,21 @@ class Playback:
         self._offset_ns = self._clock() - self._readings[0].t_ns
         return self._devices
 
-    def read(self) -> Sequence[Reading]:
-        """What each device's counter showed by now, at the time of this call."""
+    def read(self, device: str | None = None) -> Sequence[Reading]:
+        """What the device's counter (or each one's) showed by now, at the time of this call."""
         now_ns = self._clock()
+        with self._lock:
+            self._advance(now_ns)
+            shown = [one for one in self._last.values() if device in (None, one.device)]
+        return [replace(reading, t_ns=now_ns) for reading in shown]
+
+    def _advance(self, now_ns: int) -> None:
         while self._next < len(self._readings):
             reading = self._readings[self._next]
             if reading.t_ns + self._offset_ns > now_ns:
                 break
             self._last[reading.device] = reading
             self._next += 1
-        return [replace(reading, t_ns=now_ns) for reading in self._last.values()]
 
     def close(self) -> None:
         """Stop playing; ``open`` starts from the beginning again."""

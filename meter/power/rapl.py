@@ -62,7 +62,7 @@ class RaplSource:
         name = "CPU package and DRAM (RAPL)"
         return [Device(CPU, name, Quality.MEASURED, "cpu", "host", refresh_s=0.0)]
 
-    def read(self) -> Sequence[Reading]:
+    def read(self, device: str | None = None) -> Sequence[Reading]:
         begun_ns = time.monotonic_ns()
         error = None
         try:

@@ -1,43 +1,40 @@
-"""The one thread that polls: absolute deadlines, a little jitter, every failure counted.
+"""Opens the sources, polls each device on a thread of its own (``lane``), and watches over them.
 
-The thread opens the sources itself (handles belong to it) and tells the caller of ``start`` whether
-that worked. Deadlines stand on an absolute grid, so they do not drift; a seeded jitter of some per
-cent around it keeps polls from beating with periodic steps. A poll that comes late says so in its
-readings; deadlines that passed meanwhile are left out and counted, never caught up with. A source
-whose ``read`` raises is counted, named in the log at most once a minute, and asked again.
+The sampler's thread opens the sources and tells the caller of ``start`` whether that worked. A
+driver that hangs while it is opened costs its caller no more than ``within_s``: its devices come
+later, as ``DeviceFound``. Then the thread watches the lanes, and says which device has fallen
+silent, and when it is back.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
-from meter.model import Device, Event
+from meter.model import Device, DeviceFound, Event
 from meter.power.errors import PowerError
+from meter.power.lane import Lane, LaneState
+from meter.power.owner import Ownership
 from meter.power.source import PowerSource
 
 __all__ = ["PowerSource", "Sampler", "SamplerCounters"]
 
-_JITTER = 0.08
-_LOG_EVERY_NS = 60_000_000_000
-_START_WITHIN_S = 30.0
-_STOP_WITHIN_S = 5.0
+_START_WITHIN_S = 10.0
+_STOP_WITHIN_S = 2.0
+_WATCH_EVERY_S = 0.25
+#: A device that has given no energy for so long is said to be silent.
+SILENT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerCounters:
-    """What the sampler has done so far. Replaced as a whole after each poll, never changed.
-
-    ``samples``: readings pushed; ``errors``: failed ones by source; ``late_s``: how long after its
-    deadline the last poll began; ``missed``: polls left out, since one before took too long;
-    ``last_ns``: when the last poll ended.
-    """
+    """The lanes' counters together; ``errors`` by source, ``late_s`` the worst, ``last_ns`` the
+    last poll's end of all."""
 
     samples: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -47,10 +44,10 @@ class SamplerCounters:
 
 
 class Sampler:
-    """Polls ``sources`` at ``rate_hz`` and pushes each reading.
+    """Polls the devices of ``sources`` at ``rate_hz`` and pushes each reading.
 
     ``push`` must not block; where it raises, the reading is lost and counted as a failed one.
-    ``seed`` is the jitter's.
+    ``seed`` is the jitter's. ``ownership`` gives the lock of a device (``None``: no lock).
     """
 
     def __init__(
@@ -59,107 +56,155 @@ class Sampler:
         push: Callable[[Event], None],
         rate_hz: float = 50.0,
         seed: int = 0,
+        ownership: Callable[[Device], Ownership] | None = None,
     ) -> None:
         self._sources = list(sources)
         self._push = push
         self._period_ns = round(1e9 / rate_hz)
-        self._random = random.Random(seed)
+        self._seed = seed
+        self._ownership = ownership
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._started = threading.Event()
+        self._late = False
         self._stopping = threading.Event()
         self._failure: PowerError | None = None
-        self._samples = 0
-        self._missed = 0
-        self._errors: Counter[str] = Counter()
-        self._logged_ns: dict[str, int] = {}
+        self._lanes: tuple[Lane, ...] = ()
+        self._silent: set[str] = set()
+        self._begun_ns = 0
         self._log = structlog.get_logger("joulemeter.power")
-        self.devices: tuple[Device, ...] = ()
-        self.counters = SamplerCounters()
+
+    @property
+    def found(self) -> tuple[Device, ...]:
+        """All devices, those too that another meter owns."""
+        return tuple(lane.state.device for lane in self._lanes)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that are metered now."""
+        return tuple(state.device for state in self.states() if state.owned)
+
+    @property
+    def counters(self) -> SamplerCounters:
+        states = self.states()
+        errors: Counter[str] = Counter()
+        for state in states:
+            if state.errors:
+                errors[state.source] += state.errors
+        return SamplerCounters(
+            sum(state.samples for state in states),
+            dict(errors),
+            max((state.late_s for state in states), default=0.0),
+            sum(state.missed for state in states),
+            max((state.last_ns for state in states if state.last_ns is not None), default=None),
+        )
+
+    def states(self) -> tuple[LaneState, ...]:
+        """Each device's state now."""
+        return tuple(lane.state for lane in self._lanes)
 
     def start(self, within_s: float = _START_WITHIN_S) -> tuple[Device, ...]:
-        """Open the sources in the sampler's thread and begin; returns the devices found.
+        """Open the sources in the sampler's thread and begin; returns the devices to meter.
 
-        Raises the ``PowerError`` of the first source that cannot be opened, or one that says that
-        opening took longer than ``within_s``; no reading is pushed then.
+        Raises the ``PowerError`` of the first source that cannot be opened. Where opening takes
+        longer than ``within_s`` there are none yet: they come as events (``opening`` is true).
         """
         self._thread.start()
         if not self._started.wait(within_s):
-            self._failure = PowerError(
-                f"the power source did not open within {within_s:g} s: the driver hangs "
-                "(does `nvidia-smi` answer?)"
+            self._late = True
+            self._log.warning(
+                "driver_does_not_answer",
+                after_s=within_s,
+                note="its devices are metered when it does",
+                remedy="does `nvidia-smi` answer?",
             )
-            self._stopping.set()
         if self._failure is not None:
             raise self._failure
         return self.devices
 
+    @property
+    def opening(self) -> bool:
+        """Are the sources still being opened?"""
+        return not self._started.is_set()
+
+    @property
+    def failure(self) -> PowerError | None:
+        """Why there is nothing to poll, where that came out after ``start``."""
+        return self._failure
+
     def stop(self, within_s: float = _STOP_WITHIN_S) -> None:
-        """Take one last reading and end the thread; wait for that no longer than ``within_s``."""
+        """Take one last reading of each device and end; wait for that no longer than so."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(within_s)
 
+    # --- on the sampler's thread
+
     def _run(self) -> None:
         opened: list[PowerSource] = []
         try:
-            devices: list[Device] = []
+            found: list[tuple[PowerSource, Device]] = []
             for source in self._sources:
-                devices.extend(source.open())
+                found += [(source, device) for device in source.open()]
                 opened.append(source)
-            self.devices = tuple(devices)
+            self._make_lanes(found)
         except PowerError as error:
             self._failure = error
         except Exception as error:
             self._failure = PowerError(f"the power source broke while opening: {error!r}")
             self._failure.__cause__ = error
         self._started.set()
-        if self._failure is None:
-            self._poll()
+        if self._failure is None and not self._stopping.is_set():
+            self._begin()
+            while not self._stopping.wait(_WATCH_EVERY_S):
+                self._watch()
+        elif self._failure is not None and self._late:
+            self._log.error("no_energy", reason=str(self._failure))
+        # What hangs in the driver must not be shut down under its feet.
+        for lane in self._lanes:
+            lane.join()
         for source in opened:
-            self._attempt(source, source.close)
+            self._close(source)
 
-    def _poll(self) -> None:
-        first_ns = due_ns = time.monotonic_ns()
-        number = 0
-        while True:
-            stopping = self._stopping.is_set()
-            late_ns = max(0, time.monotonic_ns() - due_ns)
-            for source in self._sources:
-                self._read(source, late_ns / 1e9)
-            done_ns = time.monotonic_ns()
-            self.counters = SamplerCounters(
-                self._samples, dict(self._errors), late_ns / 1e9, self._missed, done_ns
+    def _make_lanes(self, found: Sequence[tuple[PowerSource, Device]]) -> None:
+        self._lanes = tuple(
+            Lane(
+                source,
+                device,
+                self._push,
+                self._period_ns,
+                self._stopping,
+                number / len(found),
+                self._seed,
+                self._ownership(device) if self._ownership is not None else None,
             )
-            if stopping:
-                return
-            passed = (done_ns - first_ns) // self._period_ns
-            self._missed += max(0, passed - number)
-            number = max(number, passed) + 1
-            jitter = self._random.uniform(-_JITTER, _JITTER)
-            due_ns = first_ns + round((number + jitter) * self._period_ns)
-            self._stopping.wait(max(0, due_ns - done_ns) / 1e9)
+            for number, (source, device) in enumerate(found)
+        )
 
-    def _read(self, source: PowerSource, late_s: float) -> None:
-        try:
-            for reading in source.read():
-                if reading.error is not None:
-                    self._failed(source, reading.error)
-                self._push(replace(reading, late_s=late_s))
-                self._samples += 1
-        except Exception as error:
-            self._failed(source, repr(error))
+    def _begin(self) -> None:
+        self._begun_ns = time.monotonic_ns()
+        if self._late:
+            for device in self.devices:
+                self._push(DeviceFound(time.monotonic_ns(), device))
+        for lane in self._lanes:
+            lane.start()
 
-    def _attempt(self, source: PowerSource, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:
-            self._failed(source, repr(error))
-
-    def _failed(self, source: PowerSource, reason: str) -> None:
-        self._errors[source.name] += 1
+    def _watch(self) -> None:
+        """Say once which device has fallen silent, and when it is back."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._logged_ns.get(source.name, -_LOG_EVERY_NS) >= _LOG_EVERY_NS:
-            self._logged_ns[source.name] = now_ns
-            self._log.warning(
-                "no_reading", source=source.name, reason=reason, errors=self._errors[source.name]
-            )
+        for state in self.states():
+            id = state.device.id
+            if not state.owned:
+                continue
+            silent = now_ns - (state.good_ns or self._begun_ns) > SILENT_S * 1e9
+            if silent and id not in self._silent:
+                self._silent.add(id)
+                self._log.warning("device_silent", device=id, no_reading_for_s=SILENT_S)
+            elif not silent and id in self._silent:
+                self._silent.discard(id)
+                self._log.warning("device_back", device=id)
+
+    def _close(self, source: PowerSource) -> None:
+        try:
+            source.close()
+        except Exception as error:
+            self._log.warning("not_closed", source=source.name, reason=repr(error))

@@ -11,7 +11,8 @@ from meter.model import Device, Reading
 class PowerSource(Protocol):
     """A source of cumulative energy readings.
 
-    All three are called from one thread, the sampler's: handles live and die there.
+    ``open`` and ``close`` are called from one thread, the sampler's. Between them each device is
+    read from a thread of its own, so that a call that hangs holds up no other device.
     """
 
     @property
@@ -21,8 +22,9 @@ class PowerSource(Protocol):
     def open(self) -> Sequence[Device]:
         """Find the devices. Raises ``PowerError`` where there is nothing to read."""
 
-    def read(self) -> Sequence[Reading]:
-        """One reading of each device, failed ones with ``energy_uj`` None and ``error`` set."""
+    def read(self, device: str | None = None) -> Sequence[Reading]:
+        """A reading of the device of this id (``None``: of each), failed ones with ``energy_uj``
+        None and ``error`` set; nothing where it is too early for one."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything. Not called while a read has not come back."""

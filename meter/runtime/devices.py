@@ -13,7 +13,7 @@ import psutil
 
 from meter.model import Device
 from meter.power.errors import PowerError
-from meter.power.nvml import devices_of, visible_devices
+from meter.power.nvml import boards, devices_of, visible_devices
 
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -36,7 +36,7 @@ def owned(
 
     ``pid``: a process of the engine whose children are its workers.
     """
-    names = tuple(configured) or visible_devices(cuda_visible) or ()
+    names = boards(tuple(configured) or visible_devices(cuda_visible) or ())
     ids = tuple(device.id for device in found if any(is_named(device, name) for name in names))
     return ids or _computed_on(found, pid) or tuple(device.id for device in found)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from meter.export.receipts import Priced
 from meter.export.running import Shown
 from meter.export.state import Health, State
-from meter.power.sampler import Sampler
+from meter.power.lane import LaneState
+from meter.power.sampler import SILENT_S, Sampler
 from meter.runtime.writer import Inbox, Writer
 from meter.work.listener import Listener
-
-_SILENT_S = 3.0
 
 
 class Gauges:
@@ -37,6 +36,7 @@ class Gauges:
     def health(self) -> Health:
         """All counters now."""
         power = self._sampler.counters if self._sampler is not None else None
+        lanes = self._sampler.states() if self._sampler is not None else ()
         wire = self._listener.counters if self._listener is not None else None
         return Health(
             samples=power.samples if power is not None else 0,
@@ -44,22 +44,45 @@ class Gauges:
             datagrams=wire.datagrams if wire is not None else 0,
             datagrams_lost=wire.lost if wire is not None else 0,
             events_dropped=self._inbox.dropped,
-            source_last_ns=dict(self._heard),
+            source_last_ns=self._source_last_ns(lanes),
+            lanes=lanes,
             problems=self.problems(),
         )
 
+    def _source_last_ns(self, lanes: tuple[LaneState, ...]) -> dict[str, int]:
+        """``power`` is as old as the device that has been silent longest."""
+        good_ns = [lane.good_ns for lane in lanes if lane.owned and lane.good_ns is not None]
+        return {**self._heard, **({"power": min(good_ns)} if good_ns else {})}
+
     def problems(self) -> tuple[str, ...]:
-        """What is missing now: what failed at the start, and silent energy counters."""
-        if self._sampler is None:
-            return self._problems_at_start
-        last_ns = self._heard.get("power")
-        if last_ns is None:
-            return (*self._problems_at_start, "energy: no reading yet")
-        silent_s = (self._now_ns() - last_ns) / 1e9
-        if silent_s > _SILENT_S:
-            said = f"energy: no reading for {silent_s:.0f} s: see joulemeter_sample_errors_total"
-            return (*self._problems_at_start, said)
-        return self._problems_at_start
+        """What is missing now: what failed at the start, and what is wrong with a device."""
+        return (*self._problems_at_start, *(f"energy: {said}" for said in self._energy_problems()))
+
+    def _energy_problems(self) -> Iterator[str]:
+        sampler = self._sampler
+        if sampler is None:
+            return
+        if sampler.opening:
+            yield "the driver has not answered yet: does `nvidia-smi` answer?"
+        elif sampler.failure is not None:
+            yield str(sampler.failure)
+        for lane in sampler.states():
+            said = self._problem(lane)
+            if said is not None:
+                yield f"{lane.device.id}: {said}"
+
+    def _problem(self, lane: LaneState) -> str | None:
+        if not lane.owned:
+            who = f"pid {lane.owner}" if lane.owner else "another meter"
+            return f"metered by {who}, so not here; it is taken over when that one ends"
+        if lane.good_ns is None:
+            return "no reading yet"
+        silent_s = (self._now_ns() - lane.good_ns) / 1e9
+        if silent_s > SILENT_S:
+            return f"no reading for {silent_s:.0f} s: see joulemeter_sample_errors_total"
+        if lane.still_s:
+            return f"its counter has stood still for {lane.still_s:.0f} s while it draws power"
+        return None
 
 
 class Readers:

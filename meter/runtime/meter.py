@@ -109,11 +109,16 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     names = wanted(settings.power.devices, configured, environ)
     sampler = parts.attempt("energy", lambda: start_power(settings.power, names, inbox.push))
     devices = sampler.devices if sampler is not None else ()
-    engine = Engine(ENGINE, owned(devices, configured, environ.get(CUDA_VARIABLE)))
+
+    def found() -> tuple[Device, ...]:
+        """Also what comes later: from a driver that is slow to answer, or another meter."""
+        return sampler.found if sampler is not None else ()
+
+    engine = Engine(ENGINE, owned(found(), configured, environ.get(CUDA_VARIABLE)))
 
     def devices_of(hello: Hello) -> tuple[str, ...]:
         visible = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
-        return owned(devices, configured, visible, hello.pid)
+        return owned(found(), configured, visible, hello.pid)
 
     directory = parts.attempt("the meter's folder", _make_directory)
     listener = parts.attempt(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from meter.config import PowerSettings
 from meter.demo.card_source import CARD_VARIABLE, CardSource
-from meter.model import Event
+from meter.model import Device, Event, Quality
 from meter.power.errors import PowerError
 from meter.power.estimate import CpuEstimate
 from meter.power.nvml import NvmlSource
+from meter.power.owner import DIRECTORY, Ownership
 from meter.power.rapl import RaplSource
 from meter.power.sampler import PowerSource, Sampler
 
@@ -28,7 +31,12 @@ def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sa
     log = structlog.get_logger("joulemeter.power")
     failure: PowerError | None = None
     for label, source in _candidates(settings, names):
-        sampler = Sampler([source], push, rate_hz=settings.rate_hz)
+        sampler = Sampler(
+            [source],
+            push,
+            rate_hz=settings.rate_hz,
+            ownership=partial(ownership, settings.lock_directory),
+        )
         try:
             sampler.start()
         except PowerError as error:
@@ -39,6 +47,15 @@ def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sa
             log.warning("energy_from", source=label, note="a second choice: see above")
         return sampler
     raise failure or PowerError("no power source is configured")
+
+
+def ownership(directory: Path | None, device: Device) -> Ownership:
+    """The lock of a device. A simulated card is another one for every file that it lives in."""
+    scope = ""
+    card = os.environ.get(CARD_VARIABLE)
+    if device.quality is Quality.SIMULATED and card:
+        scope = "-" + hashlib.sha256(str(Path(card).resolve()).encode()).hexdigest()[:12]
+    return Ownership(device.id, directory or DIRECTORY, scope)
 
 
 def _candidates(settings: PowerSettings, names: Sequence[str]) -> list[tuple[str, PowerSource]]:

@@ -1,10 +1,16 @@
 """A published state for all tests of what is exported."""
 
+from dataclasses import replace
+
 import pytest
 from export_samples import NS, TARIFF, make_receipt, make_snapshot
 
 from meter.export.publisher import Publisher
 from meter.export.state import Health, State
+from meter.model import Device, Quality
+from meter.power.lane import LaneState
+
+H100 = Device("GPU-0", "Simulated H100", Quality.SIMULATED)
 
 
 @pytest.fixture
@@ -21,6 +27,12 @@ def state(publisher: Publisher) -> State:
         datagrams=40,
         datagrams_lost=1,
         source_last_ns={"power": 31 * NS, "engine": 30 * NS},
+        lanes=(
+            LaneState(
+                H100, "nvml", samples=1500, missed=3, good_ns=31 * NS, gap=-0.25, still_s=6.5
+            ),
+            LaneState(replace(H100, id="GPU-1", index="1"), "nvml", owned=False, owner=42),
+        ),
     )
     publisher.publish(make_snapshot(0.0, 0.0), [], Health())
     return publisher.publish(make_snapshot(30.0), [make_receipt()], health)

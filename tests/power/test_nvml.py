@@ -146,7 +146,7 @@ def test_devices_by_index_and_uuid(
     [
         ("7", NoDeviceError, "no GPU of this host"),
         ("GPU-", NoDeviceError, "several"),
-        ("MIG-1234", UnsupportedError, "only the whole board"),
+        ("MIG-1234", NoDeviceError, "no GPU of this host"),
     ],
 )
 def test_a_wrong_name_is_explained(
@@ -183,9 +183,10 @@ def test_processes_name_their_cards(library: str, card: Card) -> None:
         assert devices_of([4242]) == ["GPU-bbbb-1"], "a card that does not answer is left out"
 
 
-def test_a_gpu_without_the_counter_is_left_out(library: str, card: Card) -> None:
+def test_a_gpu_without_counter_and_power_is_left_out(library: str, card: Card) -> None:
     """Where all GPUs are meant, one that cannot be read costs only itself, and is named."""
-    card.fault(0, Fault.ERROR, 0, value=3, function=Function.ENERGY)
+    for function in (Function.ENERGY, Function.POWER):
+        card.fault(0, Fault.ERROR, 0, value=3, function=function)
     with structlog.testing.capture_logs() as logs, opened(library) as source:
         assert [reading.device for reading in source.read()] == ["GPU-bbbb-1"]
     assert [line["event"] for line in logs] == ["gpu_left_out"]

@@ -6,6 +6,8 @@ import pytest
 
 from meter.export.state import State
 from meter.model import Account, AccountKey, Device, DeviceState, Quality, Snapshot
+from meter.power.errors import PowerError
+from meter.power.lane import LaneState
 from meter.power.sampler import SamplerCounters
 from meter.pricing import Tariff
 from meter.runtime.gauges import Gauges
@@ -73,21 +75,47 @@ def test_the_first_line_names_device_quality_and_what_is_missing():
 @dataclass
 class FakeSampler:
     counters: SamplerCounters = field(default_factory=lambda: SamplerCounters(7, {"nvml": 2}))
+    lanes: tuple[LaneState, ...] = (LaneState(GPU, "nvml"),)
+    opening: bool = False
+    failure: PowerError | None = None
+
+    def states(self):
+        return self.lanes
 
 
 def test_a_silent_counter_is_a_problem():
-    """None yet, or none for some seconds; what failed at the start stays a problem."""
+    """None yet, or none for some seconds; what failed at the start stays a problem. The source is
+    as old as the device that has been silent longest."""
     now = [10 * NS]
-    heard: dict[str, int] = {}
-    gauges = Gauges(Inbox(), FakeSampler(), None, heard, ("the record: full",), lambda: now[0])
-    assert gauges.problems() == ("the record: full", "energy: no reading yet")
-    heard["power"] = 9 * NS
+    sampler = FakeSampler()
+    heard = {"power": 9 * NS, "engine": 8 * NS}
+    gauges = Gauges(Inbox(), sampler, None, heard, ("the record: full",), lambda: now[0])
+    assert gauges.problems() == ("the record: full", f"energy: {GPU.id}: no reading yet")
+    fresh = LaneState(replace(GPU, id="GPU-1"), "nvml", good_ns=20 * NS)
+    sampler.lanes = (LaneState(GPU, "nvml", good_ns=9 * NS), fresh)
     assert gauges.problems() == ("the record: full",)
     now[0] = 20 * NS
-    assert "no reading for 11 s" in gauges.problems()[1]
+    assert f"{GPU.id}: no reading for 11 s" in gauges.problems()[1]
     health = gauges.health()
     assert (health.samples, health.sample_errors) == (7, {"nvml": 2})
-    assert health.source_last_ns == {"power": 9 * NS}
+    assert health.source_last_ns == {"power": 9 * NS, "engine": 8 * NS}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "says"),
+    [
+        (FakeSampler(lanes=(), opening=True), "has not answered yet"),
+        (FakeSampler(lanes=(), failure=PowerError("no GPU after all")), "no GPU after all"),
+        (FakeSampler(lanes=(LaneState(GPU, "nvml", owned=False, owner=42),)), "by pid 42"),
+        (FakeSampler(lanes=(LaneState(GPU, "nvml", owned=False),)), "by another meter"),
+        (FakeSampler(lanes=(LaneState(GPU, "nvml", good_ns=9, still_s=7.0),)), "still for 7 s"),
+    ],
+)
+def test_what_is_wrong_with_a_device_is_said(sampler, says):
+    """In words, with the device's name where it is one's own."""
+    (problem,) = Gauges(Inbox(), sampler, None, {}, (), lambda: 10).problems()
+    assert problem.startswith("energy: ")
+    assert says in problem
 
 
 def test_without_a_source_the_failure_at_the_start_is_the_problem():

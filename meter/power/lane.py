@@ -1,0 +1,207 @@
+"""One device's own thread: what hangs or fails there holds up nothing else.
+
+Polls stand on an absolute grid, so they do not drift; a seeded jitter of some per cent around it
+keeps them from beating with periodic steps. A poll that comes late says so in its reading;
+deadlines that passed meanwhile are left out and counted, never caught up with. A read that fails is
+counted, named in the log at most once a minute, and tried again.
+
+A call that took longer than ``_MOMENT_S`` gives no energy: when in it the counter was read is not
+known, and the next poll has all its joules. (Where every call is so slow, they are better than
+none.) Neither does a counter that has stood still for half a minute while the card drew power: its
+steps would wait for ever. What it moves later is read when it moves.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from meter.model import Device, DeviceFound, Event, Reading
+from meter.power.owner import NoLockError, Ownership
+from meter.power.source import PowerSource
+from meter.power.watch import Watch
+
+_JITTER = 0.08
+_LOG_EVERY_NS = 60_000_000_000
+_MOMENT_S = 1.0
+_STUCK_S = 30.0
+_ASK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """What a lane has done so far. Replaced as a whole after each poll, never changed.
+
+    ``samples``: readings pushed; ``errors``: failed ones; ``late_s``: how long after its deadline
+    the last poll began; ``missed``: polls left out, since one before took too long; ``last_ns``:
+    when the last poll ended; ``good_ns``: the time of the last reading that has an energy;
+    ``owned``: whether the device is ours to meter, ``owner``: else whose (a pid), where known;
+    ``gap``, ``still_s``: see ``meter.power.watch.Watch``.
+    """
+
+    device: Device
+    source: str
+    samples: int = 0
+    errors: int = 0
+    late_s: float = 0.0
+    missed: int = 0
+    last_ns: int | None = None
+    good_ns: int | None = None
+    owned: bool = True
+    owner: int | None = None
+    gap: float | None = None
+    still_s: float = 0.0
+
+
+class Lane:
+    """Polls ``device`` every ``period_ns`` and pushes each reading, until ``stopping``.
+
+    ``offset``: where in the period, from 0 to 1; ``push`` must not block. With ``ownership`` it
+    reads only what it owns, and takes over when the owner ends.
+    """
+
+    def __init__(
+        self,
+        source: PowerSource,
+        device: Device,
+        push: Callable[[Event], None],
+        period_ns: int,
+        stopping: threading.Event,
+        offset: float = 0.0,
+        seed: int = 0,
+        ownership: Ownership | None = None,
+    ) -> None:
+        self._source = source
+        self._device = device
+        self._push = push
+        self._period_ns = period_ns
+        self._stopping = stopping
+        self._offset_ns = round(offset * period_ns)
+        self._random = random.Random(f"{seed}-{device.id}")
+        self._ownership = ownership
+        self._watch = Watch(device)
+        self._slow = False
+        self._logged_ns = -_LOG_EVERY_NS
+        self._log = structlog.get_logger("joulemeter.power")
+        name = f"sampler-{device.index}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.state = LaneState(device, source.name)
+        self._own()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread's end (for ever, where a call hangs for ever)."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # --- whose the device is
+
+    def _own(self) -> bool:
+        """Try to own the device. Where locks cannot be had nobody is kept out."""
+        ownership = self._ownership
+        if ownership is None:
+            return True
+        try:
+            owned = ownership.take()
+        except NoLockError as error:
+            self._log.warning("no_lock", reason=str(error), note="a second meter is not kept out")
+            self._ownership, owned = None, True
+        if not owned and self.state.owned:
+            owner = ownership.owner()
+            self._log.warning("device_not_ours", device=self._device.id, metered_by_pid=owner)
+            self.state = replace(self.state, owner=owner)
+        self.state = replace(self.state, owned=owned)
+        return owned
+
+    def _wait_for_it(self) -> bool:
+        """Until the device is ours; false where we stop before."""
+        if self.state.owned:
+            return True
+        while not self._stopping.wait(_ASK_AGAIN_S):
+            if self._own():
+                self._log.warning("device_taken_over", device=self._device.id)
+                self._push(DeviceFound(time.monotonic_ns(), self._device))
+                return True
+        return False
+
+    # --- polling
+
+    def _run(self) -> None:
+        if self._wait_for_it():
+            self.poll()
+        if self._ownership is not None:
+            self._ownership.release()
+
+    def poll(self) -> None:
+        """Poll until it is to stop; the last poll comes then."""
+        first_ns = due_ns = time.monotonic_ns() + self._offset_ns
+        self._stopping.wait(self._offset_ns / 1e9)
+        number = missed = 0
+        while True:
+            stopping = self._stopping.is_set()
+            late_ns = max(0, time.monotonic_ns() - due_ns)
+            self._read(late_ns / 1e9)
+            done_ns = time.monotonic_ns()
+            self.state = replace(
+                self.state,
+                late_s=late_ns / 1e9,
+                missed=missed,
+                last_ns=done_ns,
+                gap=self._watch.gap,
+                still_s=self._watch.still_s,
+            )
+            if stopping:
+                return
+            passed = (done_ns - first_ns) // self._period_ns
+            missed += max(0, passed - number)
+            number = max(number, passed) + 1
+            jitter = self._random.uniform(-_JITTER, _JITTER)
+            due_ns = first_ns + round((number + jitter) * self._period_ns)
+            self._stopping.wait(max(0, due_ns - done_ns) / 1e9)
+
+    def _read(self, late_s: float) -> None:
+        try:
+            for reading in self._source.read(self._device.id):
+                self._take(self._checked(replace(reading, late_s=late_s)))
+        except Exception as error:
+            self._failed(repr(error))
+
+    def _take(self, reading: Reading) -> None:
+        if reading.error is not None:
+            self._failed(reading.error)
+        self._push(reading)
+        good_ns = self.state.good_ns if reading.energy_uj is None else reading.t_ns
+        self.state = replace(self.state, samples=self.state.samples + 1, good_ns=good_ns)
+
+    def _checked(self, reading: Reading) -> Reading:
+        """The reading, without its energy where that is not to be trusted."""
+        slow, self._slow = self._slow, (reading.latency_s or 0.0) > _MOMENT_S
+        if self._slow and not slow and reading.energy_uj is not None:
+            said = f"the call took {reading.latency_s:.1f} s: its counter's moment is not known"
+            return replace(reading, energy_uj=None, power_w=None, error=said)
+        for oddity in self._watch.see(reading):
+            self._log.warning(oddity.event, device=self._device.id, **oddity.words)
+        if self._watch.still_s > _STUCK_S and reading.energy_uj is not None:
+            said = f"the counter has stood still for {self._watch.still_s:.0f} s under load"
+            return replace(reading, energy_uj=None, error=said)
+        return reading
+
+    def _failed(self, reason: str) -> None:
+        self.state = replace(self.state, errors=self.state.errors + 1)
+        now_ns = time.monotonic_ns()
+        if now_ns - self._logged_ns >= _LOG_EVERY_NS:
+            self._logged_ns = now_ns
+            self._log.warning(
+                "no_reading",
+                source=self._source.name,
+                device=self._device.id,
+                reason=reason,
+                errors=self.state.errors,
+            )

@@ -1,0 +1,112 @@
+"""What is odd about one device's counter: it stands still, goes back, jumps, or its power differs.
+
+The core keeps what is odd out of the accounts by itself (``meter.attribution.intervals``); here it
+is given words for the log and figures for the metrics. No clock and no log: readings in, notes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from meter.model import Device, Reading
+from meter.power.integral import BRIDGE_NS, PowerIntegral
+
+#: As in ``meter.attribution.intervals``: what no board draws, and the shortest time it is asked of.
+_POWER_W_MAX = 20_000.0
+_JUMP_NS_MIN = 200_000_000
+#: A counter that has not moved for so long, while so much was drawn, is stuck.
+_STILL_NS = 5_000_000_000
+_STILL_UJ = 20_000_000
+#: Counter and power are compared over such windows, where so much was drawn.
+_WINDOW_NS = 30_000_000_000
+_WINDOW_UJ = 200_000_000
+_GAP_MAX = 0.10
+
+
+class Oddity(NamedTuple):
+    """Something to be said: the log's event, and its words."""
+
+    event: str
+    words: dict[str, Any]
+
+
+class Watch:
+    """Sees all readings of ``device`` in order.
+
+    ``gap``: by how much the counter moved more (+) or less (−) than the integral of the instant
+    power over the last whole half minute, as a share of the integral; ``None`` where that cannot
+    be told. ``still_s``: for how long the counter has stood still though the device drew power.
+    """
+
+    def __init__(self, device: Device) -> None:
+        limit_w = device.power_limit_w
+        self._power_w_max = 3 * limit_w if limit_w else _POWER_W_MAX
+        self._integral = PowerIntegral()
+        self._last: Reading | None = None
+        self._moved_ns = 0
+        self._moved_at_uj = 0
+        self._start: tuple[int, int, int] | None = None
+        self._disagrees = False
+        self.gap: float | None = None
+        self.still_s = 0.0
+
+    @property
+    def stuck(self) -> bool:
+        return self.still_s > 0
+
+    def see(self, reading: Reading) -> list[Oddity]:
+        """Take a reading; what there is to say about it."""
+        if reading.energy_uj is None:
+            return []
+        before, self._last = self._last, reading
+        drawn_uj = self._integral.add(reading.t_ns, reading.power_w or 0.0)
+        if before is None or before.energy_uj is None:
+            self._begin(reading, drawn_uj)
+            return []
+        moved_uj = reading.energy_uj - before.energy_uj
+        since_ns = reading.t_ns - self._moved_ns
+        if moved_uj < 0 or self._impossible(moved_uj, since_ns):
+            self._begin(reading, drawn_uj)
+            event = "counter_went_back" if moved_uj < 0 else "counter_jumped"
+            return [Oddity(event, {"moved_j": moved_uj / 1e6, "in_s": since_ns / 1e9})]
+        if reading.power_w is None or reading.t_ns - before.t_ns > BRIDGE_NS:
+            self._begin(reading, drawn_uj)
+            return []
+        return [*self._still(moved_uj, reading, drawn_uj), *self._compare(reading, drawn_uj)]
+
+    def _begin(self, reading: Reading, drawn_uj: int) -> None:
+        self._moved_ns, self._moved_at_uj, self.still_s = reading.t_ns, drawn_uj, 0.0
+        self._start = (reading.t_ns, reading.energy_uj or 0, drawn_uj)
+
+    def _impossible(self, moved_uj: int, since_ns: int) -> bool:
+        return moved_uj / 1e6 > self._power_w_max * max(since_ns, _JUMP_NS_MIN) / 1e9
+
+    def _still(self, moved_uj: int, reading: Reading, drawn_uj: int) -> list[Oddity]:
+        since_ns = reading.t_ns - self._moved_ns
+        if moved_uj:
+            was_s, self.still_s = self.still_s, 0.0
+            self._moved_ns, self._moved_at_uj = reading.t_ns, drawn_uj
+            return [Oddity("counter_moves_again", {"after_s": round(was_s, 1)})] if was_s else []
+        unseen_uj = drawn_uj - self._moved_at_uj
+        if since_ns < _STILL_NS or unseen_uj < _STILL_UJ:
+            return []
+        first, self.still_s = not self.still_s, since_ns / 1e9
+        words = {"for_s": round(self.still_s, 1), "drawn_j": round(unseen_uj / 1e6, 1)}
+        return [Oddity("counter_stuck", words)] if first else []
+
+    def _compare(self, reading: Reading, drawn_uj: int) -> list[Oddity]:
+        """Counter against integrated power, over whole windows."""
+        assert self._start is not None
+        start_ns, counter_uj, integral_uj = self._start
+        if reading.t_ns - start_ns < _WINDOW_NS:
+            return []
+        self._start = (reading.t_ns, reading.energy_uj or 0, drawn_uj)
+        power_uj = drawn_uj - integral_uj
+        if power_uj < _WINDOW_UJ:
+            return []
+        self.gap = ((reading.energy_uj or 0) - counter_uj) / power_uj - 1
+        before, self._disagrees = self._disagrees, abs(self.gap) > _GAP_MAX
+        if self._disagrees == before:
+            return []
+        event = "counter_and_power_disagree" if self._disagrees else "counter_and_power_agree"
+        return [Oddity(event, {"gap": round(self.gap, 3)})]

@@ -1,0 +1,71 @@
+"""One device's thread: its grid of polls, what it does not believe, whose the device is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from meter.model import Device, Event, Quality, Reading
+from meter.power.lane import Lane
+from tests.power.test_sampler import Script
+
+START_NS, PERIOD_NS = 1_000_000, 20_000_000  # 50 Hz
+
+
+def play(
+    monkeypatch: pytest.MonkeyPatch, polls: int, seed: int = 0, read_ns: int = 0, wake_ns: int = 0
+) -> tuple[list[int], list[Reading], Lane]:
+    """A lane on a clock that only waiting and reading move: when each poll after the first
+    began, and what was pushed. ``read_ns``: how long a read takes; ``wake_ns``: how late the thread
+    is woken."""
+    now = {"ns": START_NS}
+    monkeypatch.setattr("meter.power.lane.time.monotonic_ns", lambda: now["ns"])
+    begun: list[int] = []
+    pushed: list[Event] = []
+
+    class Slow(Script):
+        def read(self, device: str | None = None) -> Sequence[Reading]:
+            now["ns"] += read_ns
+            return super().read(device)
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if not begun:  # the offset of the first poll
+                begun.append(now["ns"])
+                return False
+            now["ns"] += round((timeout or 0.0) * 1e9) + wake_ns
+            begun.append(now["ns"])
+            if len(begun) == polls + 1:
+                self.set()
+            return self.is_set()
+
+    device = Device("d", "device", Quality.SIMULATED)
+    source = Slow(Reading("d", 1, 5))
+    lane = Lane(source, device, pushed.append, PERIOD_NS, Clock(), seed=seed)
+    lane.poll()
+    return begun[1:], [event for event in pushed if isinstance(event, Reading)], lane
+
+
+def test_the_jitter_is_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polls stand around an absolute grid, by the seed: they do not drift, and a run can be
+    repeated."""
+    one, readings, lane = play(monkeypatch, 200, seed=1, wake_ns=300_000)
+    assert one == play(monkeypatch, 200, seed=1, wake_ns=300_000)[0]
+    assert one != play(monkeypatch, 200, seed=2, wake_ns=300_000)[0]
+    off = [at - 300_000 - START_NS - (i + 1) * PERIOD_NS for i, at in enumerate(one)]
+    assert max(map(abs, off)) <= 0.08 * PERIOD_NS + 1
+    assert max(off) - min(off) > 0.1 * PERIOD_NS
+    assert [r.late_s for r in readings[1:]] == pytest.approx([300e-6] * 200)
+    assert lane.state.missed == 0
+
+
+def test_missed_deadlines_are_not_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that takes four and a half periods: the next poll waits for the grid's next deadline,
+    on time, and the four that passed are counted."""
+    begun, readings, lane = play(monkeypatch, 10, read_ns=PERIOD_NS * 9 // 2)
+    grid = [(at - START_NS) / PERIOD_NS for at in begun]
+    assert grid == pytest.approx([5 * (i + 1) for i in range(10)], abs=0.081)
+    assert [r.late_s for r in readings] == pytest.approx([0.0] * 11)
+    assert lane.state.missed == 4 * 10
