@@ -56,7 +56,7 @@ class Sampler:
         push: Callable[[Event], None],
         rate_hz: float = 50.0,
         seed: int = 0,
-        ownership: Callable[[Device], Ownership] | None = None,
+        ownership: Callable[[Device], Ownership | None] | None = None,
     ) -> None:
         self._sources = list(sources)
         self._push = push

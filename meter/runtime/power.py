@@ -49,8 +49,13 @@ def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sa
     raise failure or PowerError("no power source is configured")
 
 
-def ownership(directory: Path | None, device: Device) -> Ownership:
-    """The lock of a device. A simulated card is another one for every file that it lives in."""
+def ownership(directory: Path | None, device: Device) -> Ownership | None:
+    """The lock of a GPU; a host's CPU is many meters' to read.
+
+    A simulated card is another one for every file that it lives in.
+    """
+    if device.boundary != "gpu":
+        return None
     scope = ""
     card = os.environ.get(CARD_VARIABLE)
     if device.quality is Quality.SIMULATED and card:
