@@ -6,7 +6,9 @@ from the kernel and went to the whole foreground group, so the child has it alre
 it twice; one from ``kill``, systemd or a container runtime came to us alone and is passed on.
 
 The child stays in our process group and session: job control, ``nohup`` and reading from the
-terminal behave as without the meter.
+terminal behave as without the meter. It holds the server's own stdio, no pipe of ours, and is not
+tied to our life: killed, we leave it serving.
+What it leaves behind at its end is ended too: see ``family``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+
+from meter.runtime.family import adopt_orphans, reap
 
 FORWARDED = (
     signal.SIGINT,
@@ -64,6 +68,7 @@ class Child:
                 f"{command[0]}: {'not executable' if exists else 'command not found'}",
                 126 if exists else 127,
             )
+        adopt_orphans()
         try:
             # Python ignores two signals; the child starts with the usual ones.
             pid = os.posix_spawn(
@@ -83,8 +88,8 @@ class Child:
             info = signal.sigtimedwait({*FORWARDED, signal.SIGCHLD}, _POLL_S)
             if info is not None and info.si_signo != signal.SIGCHLD:
                 self._forward(info)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
+            status = reap().get(self.pid)
+            if status is not None:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
 

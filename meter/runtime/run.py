@@ -15,7 +15,8 @@ import structlog
 
 from meter.config import Settings
 from meter.export import SET_ASIDE
-from meter.runtime.child import Child, CommandError
+from meter.runtime.child import FORWARDED, Child, CommandError
+from meter.runtime.family import end_the_rest
 from meter.runtime.lines import first_line, last_line
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
@@ -36,6 +37,7 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
         meter.engine_is("up")
     try:
         code = Child.start(command, environ, mask).wait()
+        end_the_rest(FORWARDED)
     except CommandError as error:
         say(f"joulemeter: {error}")
         code = error.code

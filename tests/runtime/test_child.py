@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 # Runs a command as ``meter.runtime`` does, and says on stdout when it waits.
 SUPERVISOR = """
 import sys
-from meter.runtime.child import Child, CommandError, block_signals
+from meter.runtime.child import FORWARDED, Child, CommandError, block_signals
+from meter.runtime.family import end_the_rest
 import os
 mask = block_signals()
 try:
     code = Child.start(sys.argv[1:], os.environ, mask).wait()
+    end_the_rest(FORWARDED, float(os.environ.get("GRACE_S", 30)))
 except CommandError as error:
     print(error, file=sys.stderr)
     code = error.code
@@ -153,3 +156,74 @@ def test_the_command_starts_with_the_usual_signals():
     blocked, ignored = (int(line.split()[1], 16) for line in out.splitlines())
     assert blocked == 0
     assert not ignored & 1 << (signal.SIGPIPE - 1)
+
+
+# Starts a worker that outlives it, tells its pid, and ends with 3. The worker ends by SIGTERM, or,
+# where told to, does not.
+LEAVES_A_WORKER = """
+import os, subprocess, sys
+worker = (
+    "import signal, sys, time\\n"
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0) if sys.argv[1] == 'ends' else None)\\n"
+    "print('up', flush=True)\\n"
+    "while True: time.sleep(0.05)\\n"
+)
+process = subprocess.Popen(
+    [sys.executable, "-c", worker, sys.argv[1]],
+    stdout=subprocess.PIPE,
+    start_new_session="detached" in sys.argv,
+)
+process.stdout.readline()
+print(process.pid, flush=True)
+os._exit(3)
+"""
+
+
+def is_alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("how", [("ends",), ("ends", "detached"), ("stays",)])
+def test_nothing_of_the_command_is_left(how):
+    """Its workers get SIGTERM, and who does not end by that is killed; the code stays its own."""
+    environ = {**os.environ, "GRACE_S": "0.5" if how[0] == "stays" else "30"}
+    process = supervise(sys.executable, "-c", LEAVES_A_WORKER, *how, env=environ)
+    pid = int(process.stdout.readline())
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert not is_alive(pid)
+    assert "left_behind" in out + error
+
+
+def test_a_second_signal_cuts_the_grace_short():
+    """Nobody waits for a worker that will not end."""
+    environ = {**os.environ, "GRACE_S": "600"}
+    process = supervise(sys.executable, "-c", LEAVES_A_WORKER, "stays", env=environ)
+    pid = int(process.stdout.readline())
+    for _ in range(300):
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(0.2)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.communicate(timeout=60)
+    assert not is_alive(pid)
+    assert process.returncode == 3
+
+
+def test_killed_it_leaves_the_command_serving():
+    """kill -9 of us: the command goes on with its stdio, and gets no signal."""
+    process = supervise(sys.executable, "-c", COUNTER)
+    assert process.stdout.readline() == "ready\n"
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait(30)
+    child.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "SIGHUP\n"
+    process.stdin.close()
+    assert process.stdout.read() == ""
+    psutil.wait_procs([child], timeout=30)
+    assert not is_alive(child.pid)
+    process.stdout.close()
+    process.stderr.close()
