@@ -14,9 +14,9 @@ from meter.power.integral import BRIDGE_NS, PowerIntegral
 #: As in ``meter.attribution.intervals``: what no board draws, and the shortest time it is asked of.
 _POWER_W_MAX = 20_000.0
 _JUMP_NS_MIN = 200_000_000
-#: A counter that has not moved for so long, while so much was drawn, is stuck.
+#: A counter that does not move for so long, though more than a joule was drawn, is stuck.
 _STILL_NS = 5_000_000_000
-_STILL_UJ = 20_000_000
+_STILL_UJ = 1_000_000
 #: Counter and power are compared over such windows, where so much was drawn.
 _WINDOW_NS = 30_000_000_000
 _WINDOW_UJ = 200_000_000
@@ -88,6 +88,8 @@ class Watch:
             self._moved_ns, self._moved_at_uj = reading.t_ns, drawn_uj
             return [Oddity("counter_moves_again", {"after_s": round(was_s, 1)})] if was_s else []
         unseen_uj = drawn_uj - self._moved_at_uj
+        if unseen_uj < _STILL_UJ:
+            self._moved_ns = reading.t_ns  # it had nothing to show
         if since_ns < _STILL_NS or unseen_uj < _STILL_UJ:
             return []
         first, self.still_s = not self.still_s, since_ns / 1e9

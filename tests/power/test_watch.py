@@ -1,0 +1,115 @@
+"""What is said of a counter: stuck, back, jumped, not what its power says; and what is not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from meter.model import Device, Quality, Reading
+from meter.power.watch import Watch
+
+S = 1_000_000_000
+CARD = Device("d", "card", Quality.MEASURED, power_limit_w=700.0)
+
+
+class Played:
+    """A card polled at 50 Hz for some seconds, whose counter shows ``factor`` of what it draws."""
+
+    def __init__(self, seed: int = 0, factor: float = 1.0) -> None:
+        self.watch = Watch(CARD)
+        self.said: list[str] = []
+        self.t_ns, self.energy_uj, self.factor = S, 10**9, factor
+        self._random = random.Random(seed)
+
+    def run(self, seconds: float, power_w: float = 400.0, shows: bool = True) -> None:
+        """``shows``: whether the counter moves."""
+        for _ in range(round(seconds * 50)):
+            self.t_ns += S // 50
+            if shows:
+                noise = self._random.gauss(1, 0.02)
+                self.energy_uj += round(power_w * self.factor * noise * 1e6 / 50)
+            self.see(self.energy_uj, power_w)
+
+    def see(self, energy_uj: int, power_w: float | None = 400.0) -> None:
+        reading = Reading("d", self.t_ns, energy_uj, power_w)
+        self.said += [oddity.event for oddity in self.watch.see(reading)]
+
+
+def test_a_good_counter_is_not_spoken_of() -> None:
+    """Its gap is known after half a minute and small."""
+    played = Played()
+    played.run(20)
+    assert played.watch.gap is None
+    played.run(20)
+    assert played.said == []
+    assert played.watch.gap == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(("factor", "gap"), [(0.8, -0.2), (1.3, 0.3)])
+def test_a_gap_is_said_once(factor: float, gap: float) -> None:
+    """And again when it is gone."""
+    played = Played(factor=factor)
+    played.run(70)
+    assert played.said == ["counter_and_power_disagree"]
+    assert played.watch.gap == pytest.approx(gap, abs=0.01)
+    played.factor = 1.0
+    played.run(65)
+    assert played.said == ["counter_and_power_disagree", "counter_and_power_agree"]
+
+
+def test_a_stuck_counter_is_told_from_one_that_has_nothing_to_show() -> None:
+    """Still for 5 s at 400 W is stuck; still at (almost) no power is not."""
+    played = Played()
+    played.run(2)
+    played.run(60, power_w=0.001, shows=False)
+    assert played.said == []
+    played.run(4, shows=False)
+    assert played.said == []
+    played.run(3, shows=False)
+    assert played.said == ["counter_stuck"]
+    assert played.watch.still_s > 5
+    played.run(1)
+    assert played.said == ["counter_stuck", "counter_moves_again"]
+    assert played.watch.still_s == 0
+
+
+@pytest.mark.parametrize(
+    ("by_uj", "event"), [(-1, "counter_went_back"), (10**12, "counter_jumped")]
+)
+def test_a_leap_is_said_and_makes_no_gap(by_uj: int, event: str) -> None:
+    """The comparison begins anew behind it."""
+    played = Played()
+    played.run(25)
+    played.energy_uj += by_uj
+    played.t_ns += 1
+    played.see(played.energy_uj)
+    assert played.said == [event]
+    played.run(35)
+    assert played.said == [event]
+    assert played.watch.gap == pytest.approx(0, abs=0.01)
+
+
+def test_without_power_there_is_no_gap() -> None:
+    """Unknown, not zero; nor is a failed reading anything to compare."""
+    played = Played()
+    for _ in range(50 * 40):
+        played.t_ns += S // 50
+        played.energy_uj += 8_000_000
+        played.see(played.energy_uj, None)
+    assert played.watch.see(Reading("d", played.t_ns + 1, None, error="no")) == []
+    assert played.said == []
+    assert played.watch.gap is None
+
+
+def test_what_was_not_seen_is_not_compared() -> None:
+    """After an outage the integral lacks what the counter has: no gap is made of that."""
+    played = Played()
+    played.run(20)
+    played.t_ns += 40 * S
+    played.energy_uj += 40 * 400 * 10**6
+    played.run(20)
+    assert played.watch.gap is None
+    played.run(20)
+    assert played.said == []
+    assert played.watch.gap == pytest.approx(0, abs=0.01)
