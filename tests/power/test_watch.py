@@ -62,6 +62,7 @@ def test_a_stuck_counter_is_told_from_one_that_has_nothing_to_show() -> None:
     """Still for 5 s at 400 W is stuck; still at (almost) no power is not."""
     played = Played()
     played.run(2)
+    played.run(0.1, power_w=0.001)
     played.run(60, power_w=0.001, shows=False)
     assert played.said == []
     played.run(4, shows=False)
