@@ -43,7 +43,7 @@ $(VENV)/.dev: pyproject.toml
 	@touch $@ $(VENV)/.base
 
 test: install lint
-	.ci/tools '$(CACHE)/tools' prometheus promtool gcc
+	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium
 	tests/vllm_cpu/setup.sh
 	$(BIN)/python -m pytest
 

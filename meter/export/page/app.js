@@ -140,7 +140,7 @@ function accountRow(name) {
 function key(name, kind = "") {
   const element = document.createElement("span");
   element.className = `key ${kind}`;
-  if (name) element.style.background = name.startsWith("#") ? name : `var(--${name})`;
+  if (name) element.style.background = name.startsWith("hsl") ? name : `var(--${name})`;
   return element;
 }
 
@@ -179,6 +179,7 @@ function term(text, name) {
 }
 
 function devices(s) {
+  at("devices").classList.toggle("many", s.devices.length > 2);
   at("devices").replaceChildren(...s.devices.map((device, i) => {
     const item = document.createElement("li"), name = document.createElement("span"), note = document.createElement("small");
     name.append(by === "device" ? key(deviceColour(i)) : "", `${device.gpu} · ${device.gpu_name}`);

@@ -13,7 +13,13 @@ const LEFT = 46, BOTTOM = 20, TOP = 8;
 
 const style = getComputedStyle(document.documentElement);
 export const colour = name => style.getPropertyValue(`--${name}`).trim();
-const device_colour = index => ["prefill", "decode", "startup", "recompute", "unattributed", "idle"][index % 6];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** From cyan over blue to pink, neighbours apart; none is the colour of an account. */
+export function deviceColour(index) {
+  const lightness = (dark.matches ? 60 : 42) + (index % 2 ? 12 : 0);
+  return `hsl(${190 + (index % 8) * 18} 48% ${lightness}%)`;
+}
 
 /** Canvas of the size it is shown at, cleared; drawn on in CSS pixels. */
 function begin(canvas) {
@@ -197,7 +203,7 @@ export function drawFlow(canvas, series, options) {
     if (options.by === "device") {
       const names = [...Array(Math.max(0, ...moments.map(m => m.measured.length))).keys()];
       stack(pen, axes, moments, names, (m, i) => m.watts[i],
-        i => colour(device_colour(i)));
+        deviceColour);
       return;
     }
     const end = flows.at(-1);
@@ -267,5 +273,4 @@ export function tip(series, t, by, names) {
 }
 
 export const stackNames = STACK;
-export const deviceColour = index => colour(device_colour(index));
 export const plotLeft = LEFT;

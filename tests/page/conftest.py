@@ -1,0 +1,56 @@
+"""A browser for each module, a page for each test, and no error in it that nobody looks at."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from tests.page.browser import chromium
+from tests.page.meter import Meter
+
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One for the module, not the session: its event loop would be in other tests' way."""
+    path = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def meter():
+    """A meter that serves."""
+    meter = Meter().serve()
+    yield meter
+    meter.stop()
+
+
+@pytest.fixture
+def show(browser):
+    """Opens the page of a meter as a browser of such a kind; fails where the page had errors."""
+    contexts, errors = [], []
+
+    def open_page(meter, **kind):
+        kind = {"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", **kind}
+        context = browser.new_context(**kind)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if is_error(said) else None)
+        page.goto(meter.url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def is_error(said):
+    """A lost connection is a test's own doing."""
+    return said.type == "error" and "ERR_" not in said.text

@@ -1,0 +1,259 @@
+"""The live page in a real browser, fed by a real port: what it shows, and to whom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.page.meter import Meter
+
+WORDS = Path(__file__).parents[2] / "meter/export/page/words.js"
+PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "has_touch": True}
+
+
+def numbers(text):
+    return [float(found.replace(",", "")) for found in re.findall(r"[\d,]*\d\.\d+", text)]
+
+
+def test_the_sum_stays_in_view_and_adds_up(show, meter):
+    """A reader can add up what is shown, to the last digit, wherever the page is scrolled to."""
+    page = show(meter)
+    expect(page.locator("#sum .check")).to_contain_text("closes")
+    measured, *parts = numbers(page.locator("#sum").inner_text())
+    assert len(parts) == 5
+    assert sum(parts) == pytest.approx(measured, abs=1e-9)
+    for place in (0, 10_000):
+        page.mouse.wheel(0, place)
+        expect(page.locator("#sum")).to_be_in_viewport(ratio=1)
+
+
+def test_the_figures_are_the_meters(show, meter):
+    """Power by the counter, energy and tokens of the last minute, and where the joules went."""
+    page = show(meter)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    # 336.5 W by the accounts; 320 of them attributed, over 1000 tokens a second.
+    expect(page.locator("#power")).to_have_text(re.compile(r"^33\dW$"))
+    expect(page.locator("#token")).to_have_text(re.compile(r"^3(19|20|21)mJ$"))
+    expect(page.locator("#token_note")).to_contain_text("with idle")
+    expect(page.locator("#cost")).to_have_text("–")
+    expect(page.locator("#cost_note")).to_have_text("no price is configured")
+    expect(page.locator("#power_note")).to_have_text("simulated")
+    decode = page.locator("#accounts tr", has_text="decode")
+    expect(decode).to_contain_text("kJ")
+    expect(decode).to_contain_text(re.compile(r"7[56]\.\d %"))
+    expect(page.locator("#subject")).to_have_text("m · Test card")
+
+
+def test_requests_grow_and_open_their_receipts(show, meter):
+    """Rows in order of energy; a finished one's receipt opens and closes by keyboard."""
+    page = show(meter)
+    first = page.locator("#running tr").first
+    expect(first).to_contain_text("chatcmpl-19")
+    before = first.locator("td").nth(5).inner_text()
+    expect(first.locator("td").nth(5)).not_to_have_text(before)
+    page.get_by_role("button", name="done-3").focus()
+    page.keyboard.press("Enter")
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("20.000 J")
+    expect(receipt).to_contain_text("400 mJ (2.0 %)")
+    page.keyboard.press("Escape")
+    expect(receipt).to_be_hidden()
+
+
+def test_a_thousand_requests_stay_light(show):
+    """All are counted and each has its cell; the rows are the first of the order, and so few that
+    the page's size does not depend on how many run. Filter and order look at all of them."""
+    meter = Meter(running_count=1000).serve()
+    page = show(meter)
+    expect(page.locator("#running_count")).to_have_text("1,000")
+    expect(page.locator("#running tr")).to_have_count(50)
+    expect(page.locator("#running_note")).to_contain_text("first 50 of 1,000")
+    expect(page.locator("#cells")).to_have_attribute("aria-label", re.compile(r"^1,000 requests"))
+    assert page.evaluate("document.querySelectorAll('*').length") < 2500
+    page.get_by_label("Filter").fill("CHATCMPL-77")
+    expect(page.locator("#running tr")).to_have_count(11)  # 77, and 770 to 779
+    page.get_by_label("Filter").fill("")
+    page.get_by_label("Sort by").select_option("prompt")
+    expect(page.locator("#running tr").first).to_contain_text("chatcmpl-999")
+    page.get_by_label("Sort by").select_option("newest")
+    expect(page.locator("#running tr").first).to_contain_text("chatcmpl-0")
+    meter.stop()
+
+
+def test_no_traffic_is_not_blindness(show, meter):
+    """An idle engine is quiet; a silent counter is an alarm, and so is a silent busy engine."""
+    page = show(meter)
+    status, alarm = page.locator("#status"), page.locator("#alarm")
+    expect(status).to_have_attribute("data-state", "live")
+    expect(alarm).to_be_hidden()
+    meter.running_count = 0
+    expect(status).to_have_attribute("data-state", "quiet")
+    expect(status).to_contain_text("no traffic")
+    expect(alarm).to_be_hidden()
+    meter.power_age_s = 12.0
+    expect(status).to_have_attribute("data-state", "blind")
+    expect(alarm).to_contain_text("blind: no energy reading for 1")
+    meter.power_age_s, meter.running_count, meter.engine_age_s = 0.0, 20, 60.0
+    expect(alarm).to_contain_text("engine has not been heard for 6")
+    meter.engine_age_s = 0.0
+    expect(status).to_have_attribute("data-state", "live")
+    expect(alarm).to_be_hidden()
+
+
+def test_a_lost_connection_is_said_and_taken_up_again(show):
+    """What is seen is named old; when the meter is back, the page is live without being asked."""
+    meter = Meter().serve()
+    page = show(meter)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    port = meter.stop()
+    expect(page.locator("#status")).to_have_attribute("data-state", "lost")
+    expect(page.locator("#alarm")).to_contain_text("lost. What you see is")
+    meter.serve(port)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    expect(page.locator("#alarm")).to_be_hidden()
+    meter.stop()
+
+
+def test_the_end_of_the_meter_is_no_lost_connection(show, meter):
+    """It says so itself, and the last figures stay."""
+    page = show(meter)
+    expect(page.locator("#sum .check")).to_be_visible()
+    meter.ended = True
+    expect(page.locator("#alarm")).to_contain_text("meter has ended")
+    expect(page.locator("#sum .check")).to_contain_text("closes")
+
+
+def test_chinese_for_who_asks_for_it(show, meter):
+    """By the browser's language, every word of the page."""
+    page = show(meter, locale="zh-CN")
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    expect(page.locator("#sum")).to_contain_text("实测")
+    expect(page.locator("#status")).to_have_text("实时")
+    for text in page.locator("h2, h3, th, .figures span, label").all_inner_texts():
+        assert not re.search(r"[A-Za-z]{4,}", text.replace("token", "")), text
+    german = show(meter, locale="de-DE")
+    assert german.evaluate("document.documentElement.lang") == "en"
+
+
+def test_both_languages_have_the_same_words():
+    """With the same gaps to fill in."""
+    english, chinese = WORDS.read_text("utf-8").split("const zh = {")
+    pairs = re.compile(r'(\w+): "([^"]*)"')
+    words, translated = dict(pairs.findall(english)), dict(pairs.findall(chinese))
+    assert words.keys() == translated.keys()
+    for key, text in words.items():
+        assert set(re.findall(r"\{\d\}", text)) == set(re.findall(r"\{\d\}", translated[key])), key
+
+
+CONTRAST = """() => {
+  const probe = document.body.appendChild(document.createElement("p"));
+  const light = name => {
+    probe.style.color = `var(--${name})`;
+    const parts = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+  };
+  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+  const text = ["ink", "soft", "accent"].flatMap(a => ["card", "paper"].map(b => [a, b, ratio(a, b), 4.5]));
+  const shapes = ["prefill", "decode", "recompute", "unattributed"].map(a => [a, "card", ratio(a, "card"), 3]);
+  return [...text, ["warn-ink", "warn", ratio("warn-ink", "warn"), 4.5], ...shapes];
+}"""  # noqa: E501
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dark_and_light_can_be_read(show, meter, scheme):
+    """As the system asks; text at 4.5 to 1, shapes at 3 to 1 (WCAG 2.2, AA)."""
+    page = show(meter, color_scheme=scheme)
+    for ink, paper, ratio, least in page.evaluate(CONTRAST):
+        assert ratio >= least, f"{ink} on {paper}: {ratio:.2f}"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+    assert brightness > 200 if scheme == "light" else brightness < 60
+
+
+def test_a_phone_shows_all_of_it(show, meter):
+    """360 pixels wide: nothing sticks out, the sum is in view, the tables keep the main figure."""
+    page = show(meter, **PHONE)
+    expect(page.locator("#running tr")).to_have_count(20)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    expect(page.locator("#sum")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#running tr").first.locator("td").nth(5)).to_be_visible()
+    expect(page.locator("#running tr").first.locator("td").nth(3)).to_be_hidden()
+
+
+def test_who_cannot_see_or_point_gets_it_too(show, meter):
+    """Landmarks, names for everything that can be pressed or is drawn; little is announced."""
+    page = show(meter)
+    for landmark in ("banner", "main", "contentinfo", "complementary", "navigation"):
+        expect(page.get_by_role(landmark)).to_have_count(1)
+    expect(page.get_by_role("heading", level=1)).to_have_text("joulemeter")
+    expect(page.locator("#flow")).to_have_attribute("aria-label", re.compile("Power over .* W"))
+    expect(page.locator("#batch")).to_have_attribute("aria-label", re.compile("Requests in flight"))
+    named = page.evaluate(
+        "[...document.querySelectorAll('button, select, input')]"
+        ".every(e => e.textContent.trim() || e.labels?.length)"
+    )
+    assert named
+    expect(page.locator("[role=status], [role=alert], [aria-live=assertive]")).to_have_count(2)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the figures")).to_be_focused()
+    page.locator("#flow").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#tip")).to_contain_text("measured")
+    page.keyboard.press("Escape")
+    expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_it_stands_still_for_who_asks(show, meter):
+    """No animation with reduced motion; a pause stops everything that moves, until resumed."""
+    page = show(meter, reduced_motion="reduce")
+    expect(page.locator("#sum .check")).to_be_visible()
+    moving = "getComputedStyle(document.querySelector('#status'), '::before').animationName"
+    assert page.evaluate(moving) == "none"
+    page.get_by_role("button", name="Pause").click()
+    before = page.locator("#sum").inner_text()
+    heard = page.evaluate(
+        "new Promise(r => { const s = new EventSource('v1/live');"
+        "let n = 0; s.onmessage = () => { if (++n > 4) { s.close(); r(n); } } })"
+    )
+    assert heard == 5
+    assert page.locator("#sum").inner_text() == before
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#sum")).not_to_have_text(before)
+
+
+def test_watt_hours_instead_of_joules(show, meter):
+    """All energies change their unit, and the sum still adds up."""
+    page = show(meter)
+    expect(page.locator("#sum .check")).to_be_visible()
+    page.get_by_role("button", name="Wh").click()
+    expect(page.locator("#sum")).to_contain_text("Wh")
+    expect(page.locator("#running tr").first).to_contain_text("Wh")
+    measured, *parts = numbers(page.locator("#sum").inner_text())
+    assert sum(parts) == pytest.approx(measured, abs=1e-9)
+
+
+def test_the_chart_is_drawn_by_account_and_by_device(show):
+    """Its colours are on the canvas: those of the accounts, or others, one for each device."""
+    meter = Meter(devices=4).serve()
+    page = show(meter)
+    has = """name => {
+      const canvas = document.getElementById("flow"), pen = canvas.getContext("2d");
+      const probe = document.createElement("canvas").getContext("2d");
+      probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+      probe.fillRect(0, 0, 1, 1);
+      const wanted = probe.getImageData(0, 0, 1, 1).data, all = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+      let n = 0;
+      for (let i = 0; i < all.length; i += 4) if (wanted.every((v, k) => all[i + k] === v)) n++;
+      return n > 200;
+    }"""  # noqa: E501
+    page.wait_for_function(f"{has.replace('name =>', '() => (name =>', 1)})('decode')")
+    assert page.evaluate(has, "prefill")
+    assert not page.evaluate(has, "unattributed")
+    page.get_by_role("button", name="by device").click()
+    expect(page.locator("#legend li")).to_have_count(4)
+    page.wait_for_function(f"!({has.replace('name =>', 'name =>', 1)})('decode')")
+    meter.stop()
