@@ -24,14 +24,14 @@ class Own:
     """Direct work of one request in the interval at hand: what the interval cannot tell of it.
 
     ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``shared_j``: Σx·p/P with the passes' shares
-    in the interval; ``concentration``: Σp²/P² there; ``noise2``, ``edge2``: squared relative noise
-    of a step, and doubt of the edges; ``before_j``: Σx in the interval before.
+    in the interval; ``noise2``, ``edge2``: squared relative noise of a step, and doubt of the
+    edges; ``concentration``: Σp²/P² there; ``before_j``: Σx in the interval before.
     """
 
     interval: int
-    concentration: float
     noise2: float
     edge2: float
+    concentration: float
     own_j: float = 0.0
     own_j2: float = 0.0
     shared_j: float = 0.0
@@ -49,17 +49,16 @@ class Own:
 class Bill:
     """Joules by phase; λ-weighted features; and the parts of the doubt.
 
-    ``features``: what the request computed (7). ``mean_work``: what its joules would buy of the
-    work in its intervals (7): an error of the coefficients that both share is undone by the
-    closure. ``noise_j2``: variance that intervals cannot resolve; ``unlearned``: passes split
-    before the calibration had converged.
+    ``work``, two rows of 7: ``features``, what the request computed, and ``mean_work``, what its
+    joules would buy of the work in its intervals: an error of the coefficients that both share is
+    undone by the closure. ``noise_j2``: variance that intervals cannot resolve; ``unlearned``:
+    passes split before the calibration had converged.
     """
 
     prefill_j: float = 0.0
     decode_j: float = 0.0
     recompute_j: float = 0.0
-    features: Array = field(default_factory=lambda: np.zeros(SIZE))
-    mean_work: Array = field(default_factory=lambda: np.zeros(SIZE))
+    work: Array = field(default_factory=lambda: np.zeros((2, SIZE)))
     noise_j2: float = 0.0
     unlearned: float = 0.0
     passes: int = 0
@@ -70,6 +69,14 @@ class Bill:
     @property
     def energy_j(self) -> float:
         return self.prefill_j + self.decode_j + self.recompute_j
+
+    @property
+    def features(self) -> Array:
+        return np.asarray(self.work[0])
+
+    @property
+    def mean_work(self) -> Array:
+        return np.asarray(self.work[1])
 
     def end_own(self) -> None:
         """The interval of the direct work at hand is over."""
@@ -89,5 +96,5 @@ class Bill:
     def copy(self) -> Bill:
         """An independent copy."""
         other = Bill(*(getattr(self, name) for name in Bill.__slots__))
-        other.features, other.mean_work = self.features.copy(), self.mean_work.copy()
+        other.work = self.work.copy()
         return other

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from meter.attribution import passes
@@ -17,7 +15,8 @@ class Settled:
     joules per unit of work; ``expert_j``: joules per token for the experts it shares;
     ``expert_share``: λ-weighted share of experts awake per token; ``energy_j``: the whole pass;
     ``member_j``: what a plainly decoding request pays but for its context; ``share``: the pass's
-    share in its interval's joules; ``concentration``: Σ of squared shares of single steps there.
+    share in its interval's joules; ``doubts``: (n, 3), squared relative noise of a step, doubt of
+    the interval's edges, Σ of the squared shares of single steps in it.
     """
 
     def __init__(self, rows: Ints, booked: Array, interval: Ints, experts: Array) -> None:
@@ -48,9 +47,7 @@ class Settled:
         self.unlearned = booked[:, passes.UNLEARNED_J] / np.maximum(self.energy_j, 1e-300)
         self.unlearned[self.energy_j <= 0] = 0.0
         self.mix = booked[:, passes.MIX :]
-        self.edge2 = booked[:, passes.EDGE]
-        self.noise2 = booked[:, passes.NOISE]
-        self.concentration = booked[:, passes.RUN_SHARE]
+        self.doubts = booked[:, [passes.NOISE, passes.EDGE, passes.RUN_SHARE]]
         self.share = booked[:, passes.SHARE]
         self.interval = interval
         self._compare_in_intervals()
@@ -67,30 +64,3 @@ class Settled:
 
         self.u = self.member_j - self.share * summed(self.member_j)
         self.v = self.context_j - self.share * summed(self.context_j)
-
-
-class Prices(NamedTuple):
-    """One pass of a block, as plain numbers: much faster to read than arrays, one by one."""
-
-    fixed_j: float
-    prefill_j: float
-    pair_j: float
-    decode_j: float
-    context_j: float
-    expert_j: float
-    factor: float
-    expert_share: float
-    gap_s: float
-    step_share: float
-    share: float
-    unlearned: float
-    interval: int
-    concentration: float
-    noise2: float
-    edge2: float
-
-    @classmethod
-    def of(cls, block: Settled) -> list[Prices]:
-        """All passes of a block."""
-        columns = [getattr(block, name).tolist() for name in cls._fields]
-        return [cls._make(row) for row in zip(*columns, strict=True)]
