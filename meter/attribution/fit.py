@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meter.attribution.coefficients import Coefficients, Features, Prior
 from meter.attribution.curve import Array
@@ -21,6 +22,7 @@ SIZE = len(Features._fields)
 
 _ROUNDS = 8
 _STILL = 1e-4
+_FLAT = 1e-12
 _TUKEY = 4.685
 _MEDIAN_OF_CHI2 = 0.4549
 _NOISE_MIN = 0.002
@@ -264,25 +266,38 @@ def _pace(rows: Rows, trust: Array) -> Coefficients:
 
 
 def non_negative(hessian: Array, target: Array) -> Array:
-    """Minimise ``½ θᵀHθ − tᵀθ`` over ``θ ≥ 0`` (Lawson and Hanson's active set, normal form)."""
+    """Minimise ``½ θᵀHθ − tᵀθ`` over ``θ ≥ 0``."""
     scale = 1.0 / np.sqrt(np.diag(hessian))
     h, t = hessian * np.outer(scale, scale), target * scale
-    size = len(t)
-    everything = np.linalg.solve(h, t)
-    if (everything >= 0).all():
-        return np.asarray(everything * scale)
-    theta = np.zeros(size)
-    free = np.zeros(size, dtype=bool)
-    for _ in range(3 * size):
+    theta = np.linalg.solve(h, t)
+    if (theta < 0).any():
+        # Most often those that come out positive here are the ones that are free.
+        theta = _solved(h, t, theta > 0)
+        if (theta < 0).any() or ((t - h @ theta)[theta == 0] > _FLAT).any():
+            theta = _active_set(h, t)
+    return np.asarray(theta * scale)
+
+
+def _solved(h: Array, t: Array, free: NDArray[np.bool_]) -> Array:
+    """The minimum where only the ``free`` ones may differ from zero."""
+    theta = np.zeros(len(t))
+    theta[free] = np.linalg.solve(h[np.ix_(free, free)], t[free])
+    return theta
+
+
+def _active_set(h: Array, t: Array) -> Array:
+    """The method of Lawson and Hanson, in normal form."""
+    theta = np.zeros(len(t))
+    free = np.zeros(len(t), dtype=bool)
+    for _ in range(3 * len(t)):
         gradient = t - h @ theta
         gradient[free] = -np.inf
         best = int(np.argmax(gradient))
-        if gradient[best] <= 1e-12:
+        if gradient[best] <= _FLAT:
             break
         free[best] = True
         while True:
-            trial = np.zeros(size)
-            trial[free] = np.linalg.solve(h[np.ix_(free, free)], t[free])
+            trial = _solved(h, t, free)
             if (trial[free] > 0).all():
                 theta = trial
                 break
@@ -290,4 +305,4 @@ def non_negative(hessian: Array, target: Array) -> Array:
             ratio = theta[blocked] / np.maximum(theta[blocked] - trial[blocked], 1e-300)
             theta = theta + float(ratio.min()) * (trial - theta)
             free &= theta > 1e-15
-    return theta * scale
+    return theta

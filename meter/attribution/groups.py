@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from meter.attribution.receipts import joined
 from meter.model import Engine, Receipt, RequestOpened
@@ -19,19 +18,8 @@ _RECENT_RECEIPTS = 4096
 
 SoFar = Callable[[str, str], Receipt | None]
 
-
-@dataclass(slots=True)
-class _Group:
-    """Engine requests of one client's request; ``None`` while one is open."""
-
-    children: dict[tuple[str, str], Receipt | None] = field(default_factory=dict)
-
-    @property
-    def done(self) -> bool:
-        return None not in self.children.values()
-
-    def receipts(self) -> list[Receipt]:
-        return [receipt for receipt in self.children.values() if receipt is not None]
+#: Engine requests of one client's request, by engine and id; ``None`` while one is open.
+_Group = dict[tuple[str, str], Receipt | None]
 
 
 class Groups:
@@ -53,8 +41,7 @@ class Groups:
     def open(self, event: RequestOpened) -> None:
         """An engine took a request."""
         id = event.parent if event.parent is not None else event.request
-        group = self._groups.setdefault(id, _Group())
-        group.children[event.engine, event.request] = None
+        self._groups.setdefault(id, {})[event.engine, event.request] = None
         if event.request != id:
             self._owner[event.request] = id
 
@@ -62,17 +49,17 @@ class Groups:
         """What an engine's request is called in its receipt: as the client calls it, if alone."""
         id = opened.parent if opened.parent is not None else opened.request
         group = self._groups.get(id)
-        return opened.request if group is not None and len(group.children) > 1 else id
+        return opened.request if group is not None and len(group) > 1 else id
 
     def close(self, receipt: Receipt, opened: RequestOpened) -> None:
         """An engine's request has its receipt; the client's may be complete with it."""
         id = opened.parent if opened.parent is not None else opened.request
-        group = self._groups.setdefault(id, _Group())
-        group.children[receipt.engine, opened.request] = receipt
+        group = self._groups.setdefault(id, {})
+        group[receipt.engine, opened.request] = receipt
         if opened.request != id:
             self._remember(opened.request, receipt)
             self._owner.pop(opened.request, None)
-        if not group.done:
+        if None in group.values():
             return
         if receipt.engine in self._handover and receipt.closed_ns is not None:
             self._waiting.append((receipt.closed_ns, id))
@@ -83,16 +70,12 @@ class Groups:
         """Time goes on: what no other engine took up is complete."""
         while self._waiting and self._waiting[0][0] + _HANDOVER_NS <= now_ns:
             _, id = self._waiting.popleft()
-            group = self._groups.get(id)
-            if group is not None and group.done:
-                self._complete(id)
+            self._complete_if_done(id)
 
     def finish(self) -> None:
         """The input is over."""
         for _, id in self._waiting:
-            group = self._groups.get(id)
-            if group is not None and group.done:
-                self._complete(id)
+            self._complete_if_done(id)
         self._waiting.clear()
 
     def drain(self) -> list[Receipt]:
@@ -107,18 +90,25 @@ class Groups:
             owner = self._groups.get(self._owner.get(id, ""))
             if owner is None:
                 return self._recent.get(id)
-            return next((so_far(*key) for key in owner.children if key[1] == id), None)
-        found = [receipt or so_far(*key) for key, receipt in group.children.items()]
+            return next((so_far(*key) for key in owner if key[1] == id), None)
+        found = [receipt or so_far(*key) for key, receipt in group.items()]
         children = [receipt for receipt in found if receipt is not None]
         return joined(id, children) if children else None
 
+    def _complete_if_done(self, id: str) -> None:
+        """Not done where another engine has taken the request up, or where it was done before."""
+        group = self._groups.get(id)
+        if group is not None and None not in group.values():
+            self._complete(id)
+
     def _complete(self, id: str) -> None:
-        receipt = joined(id, self._groups.pop(id).receipts())
+        children = self._groups.pop(id).values()
+        receipt = joined(id, [child for child in children if child is not None])
         self._remember(id, receipt)
         self._final.append(receipt)
 
     def _remember(self, id: str, receipt: Receipt) -> None:
         self._recent[id] = receipt
         self._recent.move_to_end(id)
-        while len(self._recent) > _RECENT_RECEIPTS:
+        if len(self._recent) > _RECENT_RECEIPTS:
             self._recent.popitem(last=False)

@@ -8,7 +8,7 @@ computes does not depend on how threads interleaved, and a replay gives what was
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,12 +26,12 @@ from meter.model import (
 
 WINDOW_NS = 2_000_000_000
 
+_RELEASE_EVERY_NS = 50_000_000
+
+#: Time, rank of meaning, owner, epoch, sequence, name.
 _Key = tuple[int, int, str, int, int, str]
-
-
-def _key(event: Event) -> _Key:
-    """Time, rank of meaning, owner, epoch, sequence, name."""
-    return _KEYS[type(event)](event)
+#: An event with its key, and how many came before it.
+_Held = tuple[_Key, int, Event]
 
 
 def _engine_key(event: EngineEvent) -> _Key:
@@ -52,40 +52,54 @@ _KEYS: dict[type[Event], Callable[[Any], _Key]] = {
 
 
 class Reorder:
-    """A window of ``window_ns`` in which events are sorted before they are released."""
+    """A window of ``window_ns`` in which events are sorted before they are released.
+
+    They are released some at a time, every ``_RELEASE_EVERY_NS``: sorting what has come is much
+    cheaper than keeping all in order all the time.
+    """
 
     def __init__(self, window_ns: int = WINDOW_NS) -> None:
         self._window_ns = window_ns
-        self._heap: list[tuple[_Key, int, Event]] = []
+        self._sorted: list[_Held] = []
+        self._new: list[_Held] = []
         self._arrivals = 0
-        self._newest_ns: int | None = None
+        self._due_ns = 0
         self.watermark_ns: int | None = None
         self.late = 0
 
     def push(self, event: Event) -> Sequence[Event]:
         """Take one event; the events whose turn has come. Late ones (counted) pass at once."""
-        key = _key(event)
+        key = _KEYS[type(event)](event)
         if self.watermark_ns is not None and key[0] < self.watermark_ns:
             self.late += 1
             return (event,)
         self._arrivals += 1
-        heapq.heappush(self._heap, (key, self._arrivals, event))
-        if self._newest_ns is not None and key[0] <= self._newest_ns:
+        self._new.append((key, self._arrivals, event))
+        if key[0] < self._due_ns:
             return ()
-        self._newest_ns = key[0]
-        self.watermark_ns = key[0] - self._window_ns
-        return self._release(self.watermark_ns)
+        self._due_ns = key[0] + _RELEASE_EVERY_NS
+        return self._release(key[0] - self._window_ns)
 
     def flush(self) -> Sequence[Event]:
         """Everything that is still held."""
-        if self._newest_ns is None:
-            return ()
-        self.watermark_ns = self._newest_ns
-        return self._release(self._newest_ns)
+        newest = max((key for key, _, _ in (*self._sorted, *self._new)), default=None)
+        return () if newest is None else self._release(newest[0])
 
     def _release(self, until_ns: int) -> list[Event]:
-        heap, pop = self._heap, heapq.heappop
-        released = []
-        while heap and heap[0][0][0] <= until_ns:
-            released.append(pop(heap)[2])
+        """The events up to ``until_ns``, in order."""
+        self.watermark_ns = until_ns
+        held, new = self._sorted, self._new
+        if new:
+            disturbed = bisect_left(held, min(new))
+            new += held[disturbed:]
+            new.sort()
+            held[disturbed:] = new
+            new.clear()
+        count = bisect_right(held, until_ns, key=_time_of)
+        released = [event for _, _, event in held[:count]]
+        del held[:count]
         return released
+
+
+def _time_of(held: _Held) -> int:
+    return held[0][0]

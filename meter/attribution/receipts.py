@@ -50,6 +50,8 @@ def joined(id: str, children: Sequence[Receipt]) -> Receipt:
     The children of one engine (``n > 1``) and then the engines, in the order in which they took the
     request up, come together; what one engine handed over (its prefill) is the next one's prompt.
     """
+    if len(children) == 1 and children[0].id == id:
+        return children[0]
     by_engine: dict[str, list[Receipt]] = {}
     for child in sorted(children, key=lambda c: c.opened_ns):
         by_engine.setdefault(child.engine, []).append(child)
