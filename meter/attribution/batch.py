@@ -13,6 +13,9 @@ from typing import NamedTuple
 from meter.attribution.coefficients import Features, prefill_pairs
 from meter.model import Phase, Step, Work
 
+#: Looked at for every request and step: a class's attributes are slow to look up.
+_DECODE, _RECOMPUTE, _ENCODER = Phase.DECODE, Phase.RECOMPUTE, Phase.ENCODER
+
 
 class PassRow(NamedTuple):
     """One step of one engine, complete: a row of whole numbers (see ``passes``).
@@ -127,14 +130,15 @@ class Batch:
         joins: list[Joins] = []
         direct: list[Work] = []
         for work in step.work:
-            if work.tokens == 1 and work.phase is Phase.DECODE and work.kept in (None, 1):
-                if joined.get(work.request) != work.context - k:
-                    if self.remove(work.request):
-                        changes.append(Leaves(k, work.request))
-                    joins.append(Joins(k, work.request, work.context))
+            request, tokens, context, phase, kept = work
+            plain = tokens == 1 and phase is _DECODE and (kept is None or kept == 1)
+            if plain and joined.get(request) == context - k:
+                continue
+            if self.remove(request):
+                changes.append(Leaves(k, request))
+            if plain:
+                joins.append(Joins(k, request, context))
             else:
-                if self.remove(work.request):
-                    changes.append(Leaves(k, work.request))
                 direct.append(work)
         if not step.same and len(joined) + len(joins) + len(direct) != len(step.work):
             changes += self._gone(step, k)
@@ -162,16 +166,16 @@ class Batch:
         decode = [members, members, self._offset_sum + k * members]
         emitted = members
         for _, tokens, context, phase, kept in direct:
-            if phase is Phase.DECODE:
+            if phase is _DECODE:
                 decode[0] += 1
                 decode[1] += tokens
                 decode[2] += context
                 emitted += 1 if kept is None else kept
                 continue
-            sums = recompute if phase is Phase.RECOMPUTE else prefill
+            sums = recompute if phase is _RECOMPUTE else prefill
             sums[0] += 1
             sums[1] += tokens
-            if phase is not Phase.ENCODER:
+            if phase is not _ENCODER:
                 sums[2] += prefill_pairs(tokens, context)
         times = (k, gap_ns, step.t0_ns, step.t1_ns)
         return PassRow._make((*times, *prefill, *recompute, *decode, emitted, 0))

@@ -181,14 +181,19 @@ class Calibration:
         shift = [(b.origin_ns - blocks[0].origin_ns) * 1e-9 for b in blocks]
         pairs = list(zip(blocks, shift, strict=True))
         usable = np.concatenate([b.usable for b in blocks])
+        starts = np.concatenate([b.edges[:-1] + s for b, s in pairs])[usable]
+        ends = np.concatenate([b.edges[1:] + s for b, s in pairs])[usable]
+        edges, places = np.unique((starts, ends), return_inverse=True)
+        first, last = places.reshape(2, -1)
         return Seen(
             Curve.of_segments(
                 np.concatenate([b.starts + s for b, s in pairs]),
                 np.concatenate([b.ends + s for b, s in pairs]),
                 np.concatenate([b.amounts for b in blocks]),
             ),
-            np.concatenate([b.edges[:-1] + s for b, s in pairs])[usable],
-            np.concatenate([b.edges[1:] + s for b, s in pairs])[usable],
+            edges,
+            first,
+            last,
             np.concatenate([b.energy_j for b in blocks])[usable],
             np.concatenate([b.run_share for b in blocks])[usable],
             np.concatenate([b.jitter_s for b in blocks])[usable],

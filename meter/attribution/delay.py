@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from meter.attribution.curve import Array, Curve
+from meter.attribution.curve import Array, Curve, Ints
 from meter.attribution.fit import SIZE, Window
 from meter.attribution.median import median
 
@@ -26,34 +26,35 @@ _CLIP = 6.25
 _GAIN_MIN = 9.0
 _GAIN_SHARE_MIN = 0.1
 _ROUNDS = 2
+_RIDGE = 1e-6 * np.eye(SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Raw facts of many intervals: what a window is fitted to. Seconds from one origin.
 
-    ``curve``: features and seconds of running (8 columns); ``starts``, ``ends``, ``energy_j``,
-    ``run_share``, ``jitter_s``: (n,).
+    ``curve``: features and seconds of running (8 columns); ``edges``: of all intervals, each once;
+    ``starts``, ``ends``, places in it, ``energy_j``, ``run_share``, ``jitter_s``: (n,).
     """
 
     curve: Curve
-    starts: Array
-    ends: Array
+    edges: Array
+    starts: Ints
+    ends: Ints
     energy_j: Array
     run_share: Array
     jitter_s: Array
 
     def work(self, window: Window) -> Array:
         """Features and running seconds by interval, as seen through ``window``: (n, 8)."""
-        late, width = window.delay_s, window.width_s
-        until = self.curve.through(self.ends - late, width)
-        return np.asarray(until - self.curve.through(self.starts - late, width))
+        until = self.curve.through(self.edges - window.delay_s, window.width_s)
+        return np.asarray(until[self.ends] - until[self.starts])
 
     def rows(self, window: Window) -> Array:
         """The rows of ``fit.Rows`` as one array, as seen through ``window``."""
         work = self.work(window)
         work[:, 1:] = np.maximum(work[:, 1:], 0.0)
-        jitter = self.jitter_s / (self.ends - self.starts)
+        jitter = self.jitter_s / (self.edges[self.ends] - self.edges[self.starts])
         return np.column_stack(
             (work[:, :SIZE], self.energy_j, work[:, SIZE], self.run_share, jitter)
         )
@@ -150,7 +151,7 @@ class _Misfit:
             diagonal = np.diag(hessian).copy()
             diagonal[diagonal <= 0] = 1.0
             scale = 1 / np.sqrt(diagonal)
-            normal = hessian * np.outer(scale, scale) + 1e-6 * np.eye(SIZE)
+            normal = hessian * np.outer(scale, scale) + _RIDGE
             theta = np.linalg.solve(normal, scale * (weighted.T @ b)) * scale
             residual = b - a @ theta
             spread = 1.4826 * median(np.abs(residual)) + 1e-12
