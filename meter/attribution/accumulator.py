@@ -124,7 +124,7 @@ class Accumulator:
         if bill.segment is None:
             return 0.0, 0
         k, context, sums = bill.segment
-        a, b, c = (self._sums[_ENERGY] - sums[_ENERGY]).tolist()
+        a, b, c = (self._sums[ENERGY] - sums[ENERGY]).tolist()
         return a + (context - (k - self._k0)) * b + c, self._k - k
 
     def _running(self, block: Settled) -> Array:
