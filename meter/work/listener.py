@@ -47,7 +47,8 @@ class Listener:
         self._path = Path(path)
         self._push = push
         self._mode = mode
-        self._decoder = Decoder(devices_of)
+        since_ns = time.monotonic_ns()
+        self._decoder = Decoder(devices_of, lambda source: _lives(source.hello.pid), since_ns)
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -58,6 +59,11 @@ class Listener:
     def counters(self) -> Counters:
         """Live counts; only ever grow, and are written by the listener's thread alone."""
         return self._decoder.counters
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The engines that are heard now."""
+        return self._decoder.sources
 
     @property
     def path(self) -> Path:
@@ -138,6 +144,10 @@ class Listener:
             self._watched.add(source.name)
             return False
         return source.name in self._watched
+
+
+def _lives(pid: int | None) -> bool:
+    return pid is not None and _exists(pid)
 
 
 def _exists(pid: int) -> bool:

@@ -40,7 +40,9 @@ class Hello:
     """What an engine says of itself.
 
     ``pid`` is the scheduler's process in the engine's own PID namespace; ``cuda_visible_devices``
-    is that environment variable as the engine saw it (``None``: not set).
+    is that environment variable as the engine saw it (``None``: not set). Where it speaks in
+    mid-life to one who has not heard it before, ``next_seq`` is the step that comes next,
+    ``missed_steps`` how many nobody heard just before, ``open_requests`` how many it holds.
     """
 
     source: str
@@ -63,6 +65,9 @@ class Hello:
     experts_active: int | None = None
     pid: int | None = None
     cuda_visible_devices: str | None = None
+    next_seq: int | None = None
+    missed_steps: int | None = None
+    open_requests: int | None = None
 
     def info(self, label: str, devices: tuple[str, ...]) -> Engine:
         return Engine(
@@ -100,7 +105,11 @@ DevicesOf = Callable[[Hello], tuple[str, ...]]
 
 _TEXTS = ("engine", "model", "engine_version", "dtype", "cuda_visible_devices")
 _RANKS = ("tp", "pp", "dp", "ep")
-_INTEGERS = ("layers", "heads", "head_dim", "experts_total", "experts_active", "pid", *_RANKS)
+_JOINING = ("next_seq", "missed_steps", "open_requests")
+_INTEGERS = (
+    *("layers", "heads", "head_dim", "experts_total", "experts_active", "pid"),
+    *(*_RANKS, *_JOINING),
+)
 _NUMBERS = ("params", "active_params", "weight_bytes", "kv_bytes_per_token")
 
 
@@ -125,6 +134,7 @@ class Source:
     epoch: int
     number: int | None = None
     seq: int | None = None
+    unheard_ns: int | None = None  # joined in mid-life: since when it could have been heard
     parts_seq: int | None = None
     parts: list[Work] = field(default_factory=list)
 
@@ -142,10 +152,22 @@ class Counters:
 
 
 class Decoder:
-    """Datagrams in, events out. ``devices_of`` finds the devices that an engine owns."""
+    """Datagrams in, events out. ``devices_of`` finds the devices that an engine owns.
 
-    def __init__(self, devices_of: DevicesOf | None = None) -> None:
+    ``is_alive`` tells whether a source still lives, where two claim one label: the second of two
+    that live is labelled ``0-2``. ``since_ns``: since when the meter hears; an engine that has
+    worked before may have worked unheard since then.
+    """
+
+    def __init__(
+        self,
+        devices_of: DevicesOf | None = None,
+        is_alive: Callable[[Source], bool] = lambda source: False,
+        since_ns: int | None = None,
+    ) -> None:
         self._devices_of = devices_of
+        self._is_alive = is_alive
+        self._since_ns = since_ns
         self._sources: dict[str, Source] = {}
         self._epochs: dict[str, int] = {}
         self.counters = Counters()
@@ -186,7 +208,7 @@ class Decoder:
         return EngineEvent(source.label, t_ns, "down", source.epoch)
 
     def _begin(self, name: str, records: list[Any], events: list[Event]) -> Source | None:
-        """A new life, where a datagram says hello. The label's last holder is taken for dead."""
+        """A new life, where a datagram says hello. Who held its label is over, unless it lives."""
         for record in records:
             match record:
                 case ["H", int(t_ns), _, dict(facts)]:
@@ -194,13 +216,35 @@ class Decoder:
         else:
             return None
         hello = read_hello(name, facts)
-        label = hello.engine
-        events.extend(self.gone(other, t_ns) for other in self.sources if other.label == label)
+        label = self._free_label(hello.engine, t_ns, events)
         epoch = self._epochs.get(label, -1) + 1
         self._epochs[label] = epoch
         source = Source(name, hello, label, epoch)
         self._sources[name] = source
         return source
+
+    def _free_label(self, wanted: str, t_ns: int, events: list[Event]) -> str:
+        label, number = wanted, 1
+        while (holder := next((s for s in self.sources if s.label == label), None)) is not None:
+            if not self._is_alive(holder):
+                events.append(self.gone(holder, t_ns))
+                break
+            number += 1
+            label = f"{wanted}-{number}"
+        return label
+
+    def _join(self, source: Source, t_ns: int) -> Iterator[Event]:
+        """Take up an engine in mid-life: what it did while it could not be heard is a gap."""
+        hello = source.hello
+        if not hello.next_seq:
+            return
+        source.seq = hello.next_seq - 1
+        source.unheard_ns = t_ns if self._since_ns is None else min(self._since_ns, t_ns)
+        missed = min(hello.missed_steps or 0, hello.next_seq)
+        self.counters.lost_steps += missed
+        if missed and hello.open_requests:
+            first, last = hello.next_seq - missed, hello.next_seq - 1
+            yield Gap(source.label, source.unheard_ns, source.epoch, first, last)
 
     def _record(self, source: Source, record: Any) -> Iterator[Event]:
         match record:
@@ -239,6 +283,8 @@ class Decoder:
                 source.hello = read_hello(source.name, facts)
                 info = source.hello.info(source.label, self._devices(source.hello))
                 yield EngineEvent(source.label, _integer(t), event, source.epoch, info)
+                if source.seq is None:
+                    yield from self._join(source, t)
             case ["E", t, "down"]:
                 yield self.gone(source, _integer(t))
             case _:
@@ -257,8 +303,9 @@ class Decoder:
             first, last = source.seq + 1, step.seq - 1
             self.counters.lost_steps += last - first + 1
             # Events of one time are ordered by meaning: a gap comes before the step after it.
-            yield Gap(source.label, step.t1_ns, source.epoch, first, last)
-        source.seq = step.seq
+            t_ns = step.t1_ns if source.unheard_ns is None else source.unheard_ns
+            yield Gap(source.label, t_ns, source.epoch, first, last)
+        source.seq, source.unheard_ns = step.seq, None
         yield step
 
 

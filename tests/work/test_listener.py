@@ -57,7 +57,7 @@ def test_events_arrive_in_order(listener: Listener, heard: Heard) -> None:
     sender.close()
     kinds = [type(heard.next()) for _ in range(4)]
     assert kinds == [EngineEvent, RequestOpened, Step, EngineEvent]
-    assert listener.counters.datagrams == 2
+    assert listener.counters.datagrams >= 2  # and a sign of life now and then
     assert listener.last_ns is not None
 
 

@@ -114,6 +114,9 @@ class FakeScheduler:
         self.requests.pop(name).status = SimpleNamespace(name=status)
         self.finished_req_ids.add(name)
 
+    def shutdown(self) -> str:
+        return "shut down"
+
 
 class FakeSchedulerConfig:
     def get_scheduler_cls(self) -> type[FakeScheduler]:
@@ -233,9 +236,8 @@ def test_a_step_is_one_datagram_and_the_last_words_do_not_wait(engine: Engine) -
     for _ in range(5):
         engine.step()
     assert not engine.scheduler._joulemeter_hook._tap._sender.pending
-    engine.heard()
     # hello, what was open at the first schedule, one each for the other four, the last words
-    assert engine.listener.counters.datagrams == 1 + 1 + 4 + 1
+    assert engine.scheduler._joulemeter_hook._tap._sender.datagrams == 1 + 1 + 4 + 1
 
 
 def test_without_the_meters_socket_nothing_is_touched(
@@ -278,6 +280,22 @@ BREAKS = {
 
 def explode(*args: object) -> None:
     raise ZeroDivisionError("ours")
+
+
+def test_an_engine_that_is_shut_down_says_so(engine: Engine, vllm: SimpleNamespace) -> None:
+    """Its label is free then, also where its process lives on and makes another engine."""
+    second = vllm.config()
+    third = second.get_scheduler_cls()(vllm_config=CONFIG)
+    assert third.shutdown() == "shut down"
+    fourth = second.get_scheduler_cls()(vllm_config=CONFIG)
+    events = [(e.engine, e.event, e.epoch) for e in engine.heard() if isinstance(e, EngineEvent)]
+    assert events == [
+        ("2", "ready", 0),
+        ("2-2", "ready", 0),
+        ("2-2", "down", 0),
+        ("2-2", "ready", 1),
+    ]
+    release(fourth)
 
 
 @pytest.mark.parametrize("where", BREAKS)

@@ -135,7 +135,7 @@ def test_an_idle_engine_does_not_keep_its_last_words(tmp_path: Path, ear: Ear) -
 
 
 def test_without_a_listener_nothing_is_kept(sender: Sender, clock: Clock) -> None:
-    """Steps are dropped at once, and a connection is tried once a second."""
+    """Steps are dropped at once, and a connection is tried now and then."""
     sender.hello({"engine": "0"})
     engine = Engine(sender)
     for _ in range(1000):
@@ -159,15 +159,17 @@ def test_a_late_listener_is_told_everything_open(
     ear = Ear(tmp_path / "s")
     try:
         engine.step()
-        assert ear.read() == [], "the next try is a second after the last"
+        assert ear.read() == [], "the next try is half a second after the last"
         clock.now_ns += RETRY_NS
         engine.step()
         engine.step()
         heard = ear.read()
-        hello, opened, step = heard
+        hello, gap, opened, step = heard
         assert isinstance(hello, EngineEvent) and hello.event == "ready"
         assert isinstance(opened, RequestOpened)
         assert (opened.request, opened.parent) == ("r", "R")
+        assert isinstance(gap, Gap)
+        assert (gap.first_seq, gap.last_seq) == (0, 6), "what nobody heard is known"
         assert isinstance(step, Step) and not step.same
         assert contexts(heard) == [engine.seq - 1]
     finally:
@@ -286,3 +288,29 @@ def test_up_then_ready_is_one_life(sender: Sender, ear: Ear) -> None:
     events = [event for event in ear.read() if isinstance(event, EngineEvent)]
     assert [(e.event, e.epoch) for e in events] == [("up", 0), ("ready", 0)]
     assert events[1].info is not None and events[1].info.model == "m"
+
+
+def test_the_next_meter_hears_of_an_idle_engine(tmp_path: Path) -> None:
+    """It falls idle, its meter is killed, another one starts: it hears who is there, and that
+    nothing runs, without the engine doing anything."""
+    first = Ear(tmp_path / "s")
+    sender = Sender(str(tmp_path / "s"))
+    try:
+        sender.hello({"engine": "0", "model": "m"})
+        engine = Engine(sender)
+        for _ in range(3):
+            engine.step()
+        sender.closed(1, "r", "stop", 1, 0, 3)
+        sender.flush()
+        first.wait()
+        first.close()
+        second = Ear(tmp_path / "s")
+        try:
+            second.wait()
+            [hello] = second.read()
+            assert isinstance(hello, EngineEvent) and hello.event == "ready"
+            assert second.decoder.sources[0].hello.open_requests == 0
+        finally:
+            second.close()
+    finally:
+        sender.close()

@@ -257,6 +257,46 @@ def test_a_new_life_is_a_new_epoch_and_ends_the_old_one() -> None:
     assert decoder.counters.stray == 1
 
 
+def test_two_engines_of_one_label_are_told_apart_while_both_live() -> None:
+    """Two servers under one meter both call themselves 0; a dead one's label is free again."""
+    alive = {"a", "b"}
+    decoder = Decoder(is_alive=lambda source: source.name in alive)
+
+    def hello(source: str, t: int) -> list[tuple[str, str, int]]:
+        data = json.dumps(["jm1", source, 0, [["H", t, "ready", {"engine": "0"}]]]).encode()
+        events = [e for e in decoder.decode(data) if isinstance(e, EngineEvent)]
+        return [(e.engine, e.event, e.epoch) for e in events]
+
+    assert hello("a", 1) == [("0", "ready", 0)]
+    assert hello("b", 2) == [("0-2", "ready", 0)]
+    alive.remove("a")
+    assert hello("c", 3) == [("0", "down", 0), ("0", "ready", 1)]
+
+
+def joining(**more: int) -> bytes:
+    facts = {"engine": "0", "next_seq": 10, "missed_steps": 4, "open_requests": 1, **more}
+    return packet(0, [["H", 100, "ready", facts], ["F", 10, 101, 102, []]])
+
+
+def test_an_engine_met_in_mid_life_tells_what_was_missed() -> None:
+    """Its life before is no gap, but the steps that nobody heard since the meter listens are."""
+    decoder = Decoder(since_ns=50)
+    _, gap, _ = decoder.decode(joining())
+    assert gap == Gap("0", 50, 0, 6, 9)
+    assert decoder.counters.lost_steps == 4
+    kinds = [type(e) for e in Decoder(since_ns=50).decode(joining(missed_steps=0))]
+    assert kinds == [EngineEvent, Step]
+    kinds = [type(e) for e in Decoder(since_ns=50).decode(joining(open_requests=0))]
+    assert kinds == [EngineEvent, Step], "it rests: nothing is missing now"
+
+
+def test_a_first_step_later_than_was_said_is_a_gap_since_the_meter_listens() -> None:
+    """The step in flight when the engine joined was told to nobody."""
+    hello = ["H", 100, "ready", {"engine": "0", "next_seq": 9, "missed_steps": 0}]
+    events = Decoder(since_ns=50).decode(packet(0, [hello, ["F", 10, 101, 102, []]]))
+    assert events[1] == Gap("0", 50, 0, 9, 9)
+
+
 def test_data_parallel_ranks_live_side_by_side() -> None:
     """Each rank is a source of its own."""
     decoder = Decoder()

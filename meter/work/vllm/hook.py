@@ -33,7 +33,10 @@ class Hook:
             ("add_request", self._wrap_add_request),
             ("schedule", self._wrap_schedule),
             ("update_from_output", self._wrap_update_from_output),
+            ("shutdown", self._wrap_shutdown),
         ):
+            if name == "shutdown" and not hasattr(self._scheduler, name):
+                continue  # a scheduler of the user's own
             wrapper = wrap(getattr(self._scheduler, name))
             self._wrappers[name] = wrapper
             setattr(self._scheduler, name, wrapper)
@@ -80,6 +83,21 @@ class Hook:
             return result
 
         return tapped_add_request
+
+    def _wrap_shutdown(self, shutdown: Callable[..., Any]) -> Callable[..., Any]:
+        """vLLM is done with this scheduler; in one process another engine may follow."""
+        tap = self._tap
+
+        def tapped_shutdown(*args: Any, **kwargs: Any) -> Any:
+            if self.alive:
+                try:
+                    self.alive = False
+                    tap.release()
+                except Exception:
+                    LOG.error("joulemeter's plugin could not say good-bye", exc_info=True)
+            return shutdown(*args, **kwargs)
+
+        return tapped_shutdown
 
     def _wrap_schedule(self, schedule: Callable[..., Any]) -> Callable[..., Any]:
         tap, clock = self._tap, self._clock

@@ -35,12 +35,15 @@ change form as in ``meter.model.Step``.
 **What can go wrong.** A datagram that was sent is never lost, so the sender knows what the meter
 has. A full queue (the kernel holds 10) keeps the buffer; a flush 2 ms later sends it merged. A
 buffer that grows too large drops its steps, and a jump in ``seq`` tells so. Without a listener
-steps are dropped at once; a connection is tried once a second, and a new one begins with ``H`` and
-an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
-until it comes, steps in change form are not sent: they would have no base.
+steps are dropped at once; a connection is tried twice a second, and a new one begins with ``H``
+and an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
+until it comes, steps in change form are not sent: they would have no base. The ``H`` of a
+connection that comes in mid-life says with ``next_seq`` which step comes next, how many were
+missed by whom it is told, and how many requests are open.
 
-An engine that falls idle flushes no more. So that its last words do not wait for its next request,
-a thread, born with the first full queue, flushes what a full queue has left behind.
+An engine that falls idle flushes no more. From ``ready`` on a thread flushes in its place what a
+full queue has left behind, and says every half second without a word that the engine is there: so
+an idle engine notices that its meter has died, and finds the next one.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ from typing import Any
 
 DATAGRAM_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
-RETRY_NS = 1_000_000_000
+RETRY_NS = 500_000_000
 FLUSH_S = 0.02
 FULL_NS = 2_000_000
 
@@ -94,8 +97,8 @@ class Sender:
     """Non-blocking, bounded, reconnecting. No method waits or raises for the meter's sake.
 
     ``path``: the meter's socket. ``clock``: ``CLOCK_MONOTONIC`` in ns. ``flush_s``: how long after
-    a full queue it is tried again without the engine (``None``: never). ``lost_steps`` counts steps
-    that were not sent, ``datagrams`` those that were.
+    a full queue it is tried again without the engine (``None``: never, there is no thread).
+    ``lost_steps`` counts steps that were not sent, ``datagrams`` those that were.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Sender:
         self._flush_s = flush_s
         self._lock = threading.Lock()  # held for one non-blocking send at most
         self._left = threading.Event()
-        self._flusher: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self.source = f"{os.getpid()}-{clock()}"
         self._facts: Mapping[str, object] | None = None
         self._event = "up"
@@ -124,6 +127,9 @@ class Sender:
         self._size = 0
         self._stalled = False
         self._needs_full = True
+        self._next_seq = 0
+        self._heard = -1  # datagrams when the thread looked last
+        self._told_lost = 0  # of the lost steps, those that whoever listens can tell
         self.datagrams = 0
         self.lost_steps = 0
 
@@ -152,11 +158,14 @@ class Sender:
         (ranks), ``experts_total``, ``experts_active`` (of a mixture of experts: routed ones in a
         layer, and used by one token), ``pid``, ``cuda_visible_devices``.
         """
-        self._facts = dict(facts)
-        self._event = event
-        if self._socket is not None:
-            self._put(self._hello())
+        with self._lock:
+            self._facts = dict(facts)
+            self._event = event
+            if self._socket is not None:
+                self._put(_encode(("H", self._clock(), event, self._facts)))
         self.flush()
+        if event == "ready":  # not before: an engine that loads may fork, without the thread
+            self._keep_in_touch()
 
     def opened(
         self,
@@ -169,8 +178,9 @@ class Sender:
     ) -> None:
         """The engine took ``request``; ``parent`` is the id that the client saw."""
         text = _encode(("O", t_ns, request, parent, prompt_tokens, model, tenant))
-        self._open[request] = text
-        self._put(text)
+        with self._lock:
+            self._open[request] = text
+            self._put(text)
 
     def step(
         self,
@@ -182,6 +192,19 @@ class Sender:
         drop: Sequence[str] = (),
     ) -> None:
         """A step ended. ``work``: rows ``(id, tokens, context, phase[, kept])``."""
+        with self._lock:
+            self._next_seq = seq + 1
+            self._step(seq, t0_ns, t1_ns, work, same, drop)
+
+    def _step(
+        self,
+        seq: int,
+        t0_ns: int,
+        t1_ns: int,
+        work: Sequence[WorkRow],
+        same: bool,
+        drop: Sequence[str],
+    ) -> None:
         if self._socket is None or self._stalled or (same and self._needs_full):
             self._needs_full = True
             self.lost_steps += 1
@@ -206,7 +229,8 @@ class Sender:
 
     def dummy(self, seq: int, t0_ns: int, t1_ns: int) -> None:
         """A pass with nobody in it (data parallel); ``seq`` is that of the last step."""
-        self._put(f'["D",{seq},{t0_ns},{t1_ns}]')
+        with self._lock:
+            self._put(f'["D",{seq},{t0_ns},{t1_ns}]')
 
     def closed(
         self,
@@ -218,19 +242,22 @@ class Sender:
         completion: int | None = None,
     ) -> None:
         """The engine is done with ``request``, and with the last step that named it."""
-        self._open.pop(request, None)
-        self._put(_encode(("C", t_ns, request, reason, prompt, cached, completion)))
+        text = _encode(("C", t_ns, request, reason, prompt, cached, completion))
+        with self._lock:
+            self._open.pop(request, None)
+            self._put(text)
 
     def close(self) -> None:
         """The engine goes down, or is no longer watched. Says so, once, and lets go."""
-        self._put(_encode(("E", self._clock(), "down")))
+        with self._lock:
+            self._put(_encode(("E", self._clock(), "down")))
         self.flush()
         with self._lock:
             self._disconnect()
             self._facts = None
         self._left.set()
 
-    # --- transport
+    # --- transport (what begins with "_" is called with the lock held)
 
     def flush(self) -> None:
         """Send what is there, as far as the meter takes it now."""
@@ -247,6 +274,7 @@ class Sender:
                 if not self._send(self._socket, data):
                     return
                 self.datagrams += 1
+                self._told_lost = self.lost_steps
                 self._full_ns = 0
                 self._stalled = False
                 del buffer[:count]
@@ -260,28 +288,36 @@ class Sender:
                 self._disconnect()
                 return False
             self._full_ns = self._clock() + FULL_NS
-            if self._flush_s is not None:
-                self._flush_later(self._flush_s)
+            self._left.set()
             return False
         return True
 
-    def _flush_later(self, wait_s: float) -> None:
-        self._left.set()
-        if self._flusher is None:
-            self._flusher = threading.Thread(
-                target=self._flush_what_is_left,
-                args=(wait_s,),
-                name="joulemeter-flush",
-                daemon=True,
+    def _keep_in_touch(self) -> None:
+        if self._flush_s is not None and self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._flush_s,), name="joulemeter-flush", daemon=True
             )
-            self._flusher.start()
+            self._thread.start()
 
-    def _flush_what_is_left(self, wait_s: float) -> None:
-        while self._left.wait() and self._facts is not None:
-            self._left.clear()
-            time.sleep(wait_s)
-            self._full_ns = 0
+    def _run(self, wait_s: float) -> None:
+        """The thread: takes the lock by ``flush`` and ``_say_hardly_anything`` alone."""
+        while self._facts is not None:
+            if self._left.wait(RETRY_NS / 1e9):
+                self._left.clear()
+                time.sleep(wait_s)
+                self._full_ns = 0
+            else:
+                self._say_hardly_anything()
             self.flush()
+
+    def _say_hardly_anything(self) -> None:
+        """A datagram without a record, with the last one's number, where none was sent lately."""
+        with self._lock:
+            silent, self._heard = self.datagrams == self._heard, self.datagrams
+            if silent and self._socket is not None and not self._buffer:
+                self._send(
+                    self._socket, f'["jm1","{self.source}",{self.datagrams - 1},[]]'.encode()
+                )
 
     def _fitting(self) -> int:
         """How many records from the front fit one datagram (at least one)."""
@@ -293,13 +329,12 @@ class Sender:
         return len(self._buffer)
 
     def _put(self, text: str) -> None:
-        with self._lock:
-            if self._socket is None:
-                return
-            self._buffer.append(text)
-            self._size += len(text) + 1
-            if self._size > self._limit:
-                self._overflow()
+        if self._socket is None:
+            return
+        self._buffer.append(text)
+        self._size += len(text) + 1
+        if self._size > self._limit:
+            self._overflow()
 
     def _overflow(self) -> None:
         """The meter has not read for long: its steps are given up, requests' ends are kept.
@@ -343,7 +378,12 @@ class Sender:
         self._needs_full = True
 
     def _hello(self) -> str:
-        return _encode(("H", self._clock(), self._event, self._facts))
+        facts = dict(self._facts or {})
+        if self._next_seq:
+            facts["next_seq"] = self._next_seq
+            facts["missed_steps"] = self.lost_steps - self._told_lost
+            facts["open_requests"] = len(self._open)
+        return _encode(("H", self._clock(), self._event, facts))
 
     def _disconnect(self) -> None:
         if self._socket is not None:

@@ -99,6 +99,7 @@ def main() -> None:
         run(engine, name, resets)
         drain(engine)
         truths[name] = truth(engine)
+        engine.scheduler.shutdown()  # so that the next one is the next life of engine 0
     Path(sys.argv[2]).write_text(json.dumps(truths), encoding="utf-8")
 
 
