@@ -227,6 +227,9 @@ class Attributor:
             quality = Quality.ESTIMATED
             work = self._add_device(Device(reading.device, reading.device, quality))
         work.waiting.extend(work.counter.add(reading))
+        shift_s = work.counter.take_shift_s()
+        if shift_s:
+            work.calibration.shift(shift_s)
         self._advance(reading.t_ns)
 
     def _open(self, event: RequestOpened) -> None:

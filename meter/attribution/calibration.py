@@ -109,6 +109,19 @@ class Calibration:
             self._rows = self._rows[-_WINDOW:]
             self._renew_when_due()
 
+    def shift(self, shift_s: float) -> None:
+        """The counter's edges are timed later from now on: so much later it shows what was drawn.
+
+        A grid knows its ticks' phase only as well as polls bound it; what is left is in the delay.
+        """
+        if self._fixed:
+            return
+        window = self.fit.window
+        if window.doubt_s is not None:
+            moved = window._replace(delay_s=window.delay_s + shift_s)
+            self.fit = replace(self.fit, window=moved)
+        self._kept = deque(kept._replace(edges=kept.edges + shift_s) for kept in self._kept)
+
     def forget(self) -> None:
         """Drop what was seen, but not what was learned from it."""
         self._rows = self._rows[:0]

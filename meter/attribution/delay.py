@@ -26,6 +26,8 @@ _CLIP = 6.25
 _GAIN_MIN = 9.0
 _GAIN_SHARE_MIN = 0.1
 _ROUNDS = 2
+_FIT_ROUNDS = 8
+_STILL = 0.01
 _RIDGE = 1e-6 * np.eye(SIZE)
 
 
@@ -108,12 +110,14 @@ class _Misfit:
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
         self._sigma: Array = np.ones(len(seen.energy_j))
+        self._trust: Array = np.ones(len(seen.energy_j))
         self._known: dict[tuple[float, float], float] = {}
 
     def calibrate(self, window: Window) -> None:
         """Measure residuals in units of what they are under ``window``."""
         relative = np.sqrt(self._seen.run_share + 1e-4)
-        residual = np.abs(self._residual(window)) / relative
+        residual, self._trust = self._residual(window)
+        residual = np.abs(residual) / relative
         scale = max(1e-6, 1.4826 * median(residual))
         self._sigma = scale * relative
         self._known.clear()
@@ -121,7 +125,7 @@ class _Misfit:
     def __call__(self, window: Window) -> float:
         key = (round(window.delay_s, 6), round(window.width_s, 6))
         if key not in self._known:
-            standard = np.square(self._residual(window) / self._sigma)
+            standard = np.square(self._residual(window)[0] / self._sigma)
             self._known[key] = float(np.minimum(standard, _CLIP).mean())
         return self._known[key]
 
@@ -137,15 +141,17 @@ class _Misfit:
             window = better
         return window
 
-    def _residual(self, window: Window) -> Array:
-        """Relative residuals of a fit without sign or prior, outliers held down."""
+    def _residual(self, window: Window) -> tuple[Array, Array]:
+        """Relative residuals of a fit without sign or prior, and the trust in each interval.
+
+        Outliers are held down, beginning with those of the window that was calibrated with.
+        """
         x, y = self._seen.work(window)[:, :SIZE], self._seen.energy_j
         size = np.maximum(y, 0.1 * median(y) + 1e-12)
         a = x / size[:, None] / self._sigma[:, None]
         b = y / size / self._sigma
-        trust = np.ones(len(y))
-        residual = b
-        for _ in range(3):
+        residual, trust, spread = b, self._trust, np.inf
+        for _ in range(_FIT_ROUNDS):
             weighted = a * trust[:, None]
             hessian = weighted.T @ a
             diagonal = np.diag(hessian).copy()
@@ -154,6 +160,8 @@ class _Misfit:
             normal = hessian * np.outer(scale, scale) + _RIDGE
             theta = np.linalg.solve(normal, scale * (weighted.T @ b)) * scale
             residual = b - a @ theta
-            spread = 1.4826 * median(np.abs(residual)) + 1e-12
+            before, spread = spread, 1.4826 * median(np.abs(residual)) + 1e-12
             trust = 1.0 / np.maximum(1.0, np.square(residual / (3 * spread)))
-        return np.asarray(residual * self._sigma)
+            if abs(spread - before) < _STILL * spread:
+                break
+        return np.asarray(residual * self._sigma), trust
