@@ -290,8 +290,10 @@ def _sources() -> Section:
 
 
 def _losses() -> Panel:
+    # A source that never failed has no count of failures, and that is a zero while it is read.
+    samples = q.rate(q.series("joulemeter_samples_total", scope=q.TARGET))
+    failed = q.rate(q.series("joulemeter_sample_errors_total", scope=q.TARGET))
     losses = (
-        ("joulemeter_sample_errors_total", "readings failed"),
         ("joulemeter_datagrams_lost_total", "messages lost"),
         ("joulemeter_events_dropped_total", "events dropped"),
         ("joulemeter_late_events_total", "events too late"),
@@ -305,7 +307,10 @@ def _losses() -> Panel:
             "cps",
             "a line just above 0: there should be none.",
         ),
-        [Query(q.rate(q.series(name, scope=q.TARGET)), legend) for name, legend in losses],
+        [
+            Query(f"{failed} or {samples} * 0", "readings failed"),
+            *(Query(q.rate(q.series(name, scope=q.TARGET)), legend) for name, legend in losses),
+        ],
         12,
         _NONE_ALLOWED,
     )

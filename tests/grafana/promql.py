@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ class Target(NamedTuple):
     panel_type: str
     expr: str
     instant: bool
+    unit: str
+    legend: str
 
     def __str__(self) -> str:
         return f"{self.board}: {self.panel}"
@@ -50,11 +53,43 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 def targets() -> list[Target]:
     """Every query of every board."""
     return [
-        Target(path.stem, panel["title"], panel["type"], query["expr"], query["instant"])
+        Target(
+            path.stem,
+            panel["title"],
+            panel["type"],
+            query["expr"],
+            query["instant"],
+            _unit(panel, query),
+            query["legendFormat"],
+        )
         for path in BOARDS
         for panel in panels(load(path))
         for query in panel["targets"]
     ]
+
+
+def _unit(panel: dict[str, Any], query: dict[str, Any]) -> str:
+    """The unit of a query's answer: the panel's, or that of its column or its line."""
+    names = {query["legendFormat"]}
+    for step in panel.get("transformations", []):
+        renamed = step["options"].get("renameByName", {})
+        names.add(renamed.get(f"Value #{query['refId']}", ""))
+    unit: str = panel["fieldConfig"]["defaults"]["unit"]
+    for override in panel["fieldConfig"]["overrides"]:
+        if override["matcher"]["options"] in names:
+            unit = next((p["value"] for p in override["properties"] if p["id"] == "unit"), unit)
+    # A heat map's unit is that of its axis; its cells are observations a second.
+    return "cps" if panel["type"] == "heatmap" else unit
+
+
+def variables(path: Path) -> dict[str, tuple[str, str]]:
+    """What each of a board's variables asks: selector and label of its ``label_values``."""
+    found = {}
+    for variable in load(path)["templating"]["list"]:
+        asked = re.fullmatch(r"label_values\((.+), (\w+)\)", str(variable.get("query")))
+        if asked:
+            found[variable["name"]] = (filled(asked[1]), asked[2])
+    return found
 
 
 def filled(expr: str, variables: dict[str, str] | None = None) -> str:

@@ -70,6 +70,16 @@ class Prometheus:
         answer: list[str] = self._api(path, **{"match[]": selector}, start=start_s, end=end_s)
         return set(answer)
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule that the server evaluates, with its health and its alerts."""
+        groups = self._api("/api/v1/rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def exemplars(self, expr: str, start_s: float, end_s: float) -> list[Series]:
+        """The labels of the exemplars that Grafana would draw as dots."""
+        answer = self._api("/api/v1/query_exemplars", query=expr, start=start_s, end=end_s)
+        return [one["labels"] for row in answer for one in row["exemplars"]]
+
     def _api(self, path: str, **parameters: object) -> Any:
         query = urllib.parse.urlencode(parameters)
         try:
@@ -88,20 +98,23 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, history: str) -> Iterator[Prometheus]:
-    """A server over ``history`` (OpenMetrics with timestamps), stopped at the end."""
-    prometheus, promtool = program("prometheus"), program("promtool")
-    text, data, config = directory / "history.om", directory / "data", directory / "empty.yml"
-    text.write_text(history, encoding="utf-8")
-    config.write_text("{}\n", encoding="utf-8")
-    backfill = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)]
-    subprocess.run(backfill, check=True, capture_output=True, text=True)
-    port = _free_port()
+def serving(directory: Path, history: str = "", config: str = "{}") -> Iterator[Prometheus]:
+    """A server over ``history`` (OpenMetrics with timestamps), stopped at the end.
+
+    ``config``: what else it is to do, in the text of Prometheus' own file.
+    """
+    prometheus = program("prometheus")
+    data, settings = directory / "data", directory / "prometheus.yml"
+    settings.write_text(config + "\n", encoding="utf-8")
+    if history:
+        _backfill(directory / "history.om", history, data)
+    port = free_port()
     command = [
         prometheus,
-        f"--config.file={config}",
+        f"--config.file={settings}",
         f"--storage.tsdb.path={data}",
         "--storage.tsdb.retention.time=100y",
+        "--enable-feature=exemplar-storage",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     log = directory / "prometheus.log"
@@ -118,6 +131,16 @@ def serving(directory: Path, history: str) -> Iterator[Prometheus]:
             process.wait(_READY_S)
 
 
+def _backfill(path: Path, history: str, data: Path) -> None:
+    """Make blocks of a history; as few as can be, since the text is read once for each."""
+    path.write_text(history, encoding="utf-8")
+    command = [program("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=744h"]
+    done = subprocess.run(
+        [*command, "openmetrics", str(path), str(data)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def finite(value: float) -> bool:
     """Neither NaN nor infinite."""
     return math.isfinite(value)
@@ -131,7 +154,8 @@ def _wait(client: Prometheus, process: subprocess.Popen[bytes], log: Path) -> No
         time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -22,6 +22,7 @@ from tests.grafana.promql import (
     panels,
     selectors,
     targets,
+    variables,
 )
 
 UNITS = {
@@ -93,6 +94,17 @@ def test_variables_offer_several_and_all(board) -> None:
         assert variable["datasource"] == DATASOURCE
 
 
+def test_variables_ask_promql() -> None:
+    """Each asks for a label of a selector that parses, of those series that the others chose."""
+    for path in BOARDS:
+        asked = variables(path)
+        assert {"job", "model_name", "instance"} <= asked.keys()
+        for name, (selector, label) in asked.items():
+            (parsed,) = selectors(selector)
+            assert label == name
+            assert ("job" in matched(parsed)) == (name != "job")
+
+
 @each_board
 def test_panels_fill_the_grid_without_overlap(board) -> None:
     """No two panels share a cell, none leaves the 24 columns, ids are unique."""
@@ -112,6 +124,7 @@ def test_panel_explains_itself(panel) -> None:
     """A title, words that name every metric it reads, a unit Grafana knows, a named silence."""
     defaults = panel["fieldConfig"]["defaults"]
     assert panel["title"]
+    assert panel["targets"]
     assert panel["datasource"] == DATASOURCE
     units = [defaults["unit"], *_overridden(panel, "unit")]
     assert all(unit in UNITS or OWN_UNIT.fullmatch(unit) for unit in units), units

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
 
+from meter.pricing import Tariff
 from tests.grafana import sample
-from tests.grafana.promql import BOARDS, Target, filled, load, matched, selectors, targets
+from tests.grafana.promql import BOARDS, Target, filled, matched, selectors, targets, variables
 from tests.grafana.sample import A, B
 from tests.grafana.server import Prometheus, finite, serving
 
@@ -77,14 +77,14 @@ ALWAYS = {
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory) -> Iterator[Prometheus]:
     """Twenty minutes of traffic on two hosts."""
-    with serving(tmp_path_factory.mktemp("busy"), sample.openmetrics(sample.HOSTS)) as server:
+    with serving(tmp_path_factory.mktemp("busy"), sample.openmetrics((A, B))) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory) -> Iterator[Prometheus]:
     """Twenty minutes of a meter that reads its GPU, without one request and without a price."""
-    history = sample.openmetrics((sample.quiet(B),), sample.Tariff("EUR"), peers=False)
+    history = sample.openmetrics((sample.QUIET,), Tariff("EUR"), peers=False)
     with serving(tmp_path_factory.mktemp("idle"), history) as server:
         yield server
 
@@ -154,19 +154,14 @@ def test_variables_have_values(busy: Prometheus) -> None:
     """Each variable offers what the sample holds."""
     expected = {
         "job": {"joulemeter"},
-        "model_name": {A.model, B.model},
-        "instance": {A.instance, B.instance},
+        "model_name": {A.host.model, B.host.model},
+        "instance": {A.host.instance, B.host.instance},
         "gpu": {"0", "1"},
     }
+    span = (sample.START_S, sample.END_S)
     for path in BOARDS:
-        variables = {v["name"]: v for v in load(path)["templating"]["list"]}
-        for name in expected.keys() & variables.keys():
-            values = expected[name]
-            found = re.fullmatch(r"label_values\((.+), (\w+)\)", variables[name]["query"])
-            assert found
-            selector, label = filled(found[1]), found[2]
-            span = (sample.START_S, sample.END_S)
-            assert busy.label_values(selector, label, *span) == values
+        for name, (selector, label) in variables(path).items():
+            assert busy.label_values(selector, label, *span) == expected[name]
 
 
 def test_boards_read_only_what_the_meter_exports() -> None:
