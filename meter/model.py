@@ -138,6 +138,8 @@ class Reading:
     ``energy_uj`` is ``None`` when the call failed; ``error`` then names why. ``power_w`` is the
     instantaneous power, for display and cross-check only: it is never attributed.
     ``latency_s`` is how long the call took, ``late_s`` how long after its deadline it began.
+    ``missed`` names why nobody watched since the reading before (``meter_down``: the meter was
+    killed, and another one took over): what moved meanwhile is unattributed, for that reason.
     """
 
     device: str
@@ -147,6 +149,7 @@ class Reading:
     latency_s: float | None = None
     late_s: float | None = None
     error: str | None = None
+    missed: str | None = None
 
 
 class Work(NamedTuple):
@@ -349,6 +352,7 @@ class DeviceState:
     how late the counter shows what was drawn, ``smear_s`` the width of the window over which it
     averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
+    ``counter_uj``: what the counter itself said last, microjoules.
     """
 
     device: Device
@@ -366,6 +370,7 @@ class DeviceState:
     smear_s: float | None = None
     delay_sd_s: float | None = None
     jumps: int = 0
+    counter_uj: int | None = None
 
     @property
     def settled_j(self) -> float:

@@ -226,11 +226,20 @@ class Attributor:
         if work is None:
             quality = Quality.ESTIMATED
             work = self._add_device(Device(reading.device, reading.device, quality))
+        if reading.missed is not None:
+            self._miss(work, reading, reading.missed)
         work.waiting.extend(work.counter.add(reading))
         shift_s = work.counter.take_shift_s()
         if shift_s:
             work.calibration.shift(shift_s)
         self._advance(reading.t_ns)
+
+    def _miss(self, work: _DeviceWork, reading: Reading, reason: str) -> None:
+        """Nobody watched before this reading: what moved is nobody's."""
+        work.waiting.extend(work.counter.flush())
+        missed_uj = work.counter.skip(reading)
+        work.settled_uj += missed_uj
+        self._books.unattribute(reason, work.counter.device.quality, missed_uj / 1e6)
 
     def _open(self, event: RequestOpened) -> None:
         engine = self._engine(event.engine)
@@ -501,4 +510,5 @@ class Attributor:
             smear_s=fit.window.width_s if fit.window.doubt_s is not None else None,
             delay_sd_s=fit.window.doubt_s,
             jumps=counter.jumps,
+            counter_uj=last.energy_uj if last else None,
         )

@@ -179,6 +179,7 @@ def _reading(line: fields.Line) -> Reading:
         latency_s=fields.real(line, "latency_s"),
         late_s=fields.real(line, "late_s"),
         error=error,
+        missed=fields.optional_text(line, "missed"),
     )
 
 

@@ -134,6 +134,7 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
     latency_s: float | None = None
     late_s: float | None = None
     error: str | None = None
+    missed: str | None = None
 
     def event(self, by: Quick) -> Reading:
         t_ns, energy_uj = by.ns(self.t), None
@@ -145,9 +146,8 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
                 raise RefusedError
         if t_ns < 0:
             raise RefusedError
-        reading = _OpenReading(
-            self.device, t_ns, energy_uj, self.power_w, self.latency_s, self.late_s, self.error
-        )
+        more = (self.power_w, self.latency_s, self.late_s, self.error, self.missed)
+        reading = _OpenReading(self.device, t_ns, energy_uj, *more)
         reading.__class__ = Reading
         return reading
 

@@ -109,6 +109,7 @@ def _line(event: Event) -> dict[str, Any]:
                     latency_s=event.latency_s,
                     late_s=event.late_s,
                     error=event.error,
+                    missed=event.missed,
                 ),
             }
         case Step():

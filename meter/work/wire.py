@@ -135,6 +135,7 @@ class Source:
     number: int | None = None
     seq: int | None = None
     unheard_ns: int | None = None  # joined in mid-life: since when it could have been heard
+    # (until its first step is; what it opened before counts as opened then)
     parts_seq: int | None = None
     parts: list[Work] = field(default_factory=list)
 
@@ -256,7 +257,7 @@ class Decoder:
                 yield RequestOpened(
                     engine=source.label,
                     request=_text(request),
-                    t_ns=_integer(t),
+                    t_ns=max(_integer(t), source.unheard_ns or 0),
                     model=_text_or_none(model),
                     tenant=_text_or_none(tenant),
                     parent=_text_or_none(parent),

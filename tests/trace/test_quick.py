@@ -47,6 +47,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "power_w": numbers,
     "latency_s": numbers,
     "late_s": numbers,
+    "missed": names,
     "error": names,
     "event": st.sampled_from(["open", "close", "x"]),
     "id": names,

@@ -78,6 +78,7 @@ def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
             energy_uj=st.integers(0, 2**63 - 1) | st.integers(0, 10**15),
             power_w=st.none() | st.floats(0, 1e4),
             latency_s=st.none() | st.floats(0, 1),
+            missed=st.none() | names,
         ),
         st.builds(Reading, device=st.just("GPU-0"), t_ns=at, energy_uj=st.none(), error=names),
         st.builds(
