@@ -13,20 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from meter.model import Device, Quality, Reading
+from meter.power.cpu_time import busy_s
 from meter.power.errors import ReadError
 from meter.power.rapl import CPU
 
 _POWER_OVER_NS = 500_000_000
-
-
-def _busy_s() -> float:
-    """Busy CPU seconds since boot, over all CPUs; what a hypervisor gave to others is not ours."""
-    t = psutil.cpu_times()
-    elsewhere = ("idle", "iowait", "steal", "guest", "guest_nice")  # guests are in user already
-    return float(sum(t)) - sum(getattr(t, field, 0.0) for field in elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,7 @@ class CpuEstimate:
         idle_w: float = 20.0,
         max_w: float = 100.0,
         every_s: float = 0.1,
-        busy_s: Callable[[], float] = _busy_s,
+        busy_s: Callable[[], float] = busy_s,
         clock: Callable[[], int] = time.monotonic_ns,
         cpus: int | None = None,
     ) -> None:

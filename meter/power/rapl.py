@@ -5,14 +5,15 @@ root read it (CVE-2020-8694). The domains are summed into one device ``cpu``: a 
 account. A package's ``core`` and ``uncore`` are parts of it and are not counted again; ``psys``
 counts the whole platform, so it is left out too. Where the same package is shown by two interfaces
 (``intel-rapl`` and ``intel-rapl-mmio``), it is counted once. The counters move every millisecond,
-so a reading counts as exact at its time. A package at 300 W wraps after some 15 minutes: polls
-further apart than that would lose a turn.
+so a reading counts as exact at its time. A package at 300 W wraps after some 15 minutes (older
+ones after 4): where polls lay so far apart that a turn may have been missed, how much moved is not
+known, and the total starts again from zero, as a counter does that was reset.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from meter.model import Device, Quality, Reading
 from meter.power.errors import NoDeviceError, NoPermissionError, ReadError
 
 CPU = "cpu"
+#: More than any package draws: how fast a counter may turn.
+_POWER_W_MAX = 500.0
 
 
 @dataclass(slots=True)
@@ -29,15 +32,20 @@ class _Domain:
     path: Path
     range_uj: int
     last_uj: int
+    last_ns: int
     total_uj: int = 0
 
-    def update(self) -> None:
+    def update(self, t_ns: int) -> bool:
+        """Count what moved; false where a whole turn may have been missed since the last time."""
         now_uj = _number(self.path / "energy_uj")
+        blind = (t_ns - self.last_ns) / 1e3 * _POWER_W_MAX > self.range_uj
+        self.last_ns = t_ns
         moved = now_uj - self.last_uj
         if moved < 0:
             moved += self.range_uj
         self.total_uj += moved
         self.last_uj = now_uj
+        return not blind
 
 
 class RaplSource:
@@ -45,14 +53,24 @@ class RaplSource:
 
     name = "rapl"
 
-    def __init__(self, root: Path | str = "/sys/class/powercap") -> None:
+    def __init__(
+        self,
+        root: Path | str = "/sys/class/powercap",
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._root = Path(root)
+        self._clock = clock
         self._domains: list[_Domain] = []
 
     def open(self) -> Sequence[Device]:
         """Find the counters. Raises ``NoDeviceError``, ``NoPermissionError`` or ``ReadError``."""
         self._domains = [
-            _Domain(path, _number(path / "max_energy_range_uj"), _number(path / "energy_uj"))
+            _Domain(
+                path,
+                _number(path / "max_energy_range_uj"),
+                _number(path / "energy_uj"),
+                self._clock(),
+            )
             for path in _counters(self._root)
         ]
         if not self._domains:
@@ -63,14 +81,16 @@ class RaplSource:
         return [Device(CPU, name, Quality.MEASURED, "cpu", "host", refresh_s=0.0)]
 
     def read(self, device: str | None = None) -> Sequence[Reading]:
-        begun_ns = time.monotonic_ns()
+        begun_ns = self._clock()
         error = None
         try:
-            for domain in self._domains:
-                domain.update()
+            seen = [domain.update(begun_ns) for domain in self._domains]
+            if not all(seen):
+                for domain in self._domains:
+                    domain.total_uj = 0
         except (NoPermissionError, ReadError) as failure:
             error = str(failure)
-        done_ns = time.monotonic_ns()
+        done_ns = self._clock()
         energy_uj = None if error else sum(domain.total_uj for domain in self._domains)
         return [
             Reading(
