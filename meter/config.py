@@ -106,6 +106,10 @@ class PowerSettings(Section):
         description="Power (W) of the fully busy CPU, for the estimate where RAPL cannot be read.",
     )
 
+    powercap: Path = Field(
+        default=Path("/sys/class/powercap"),
+        description="Where the kernel's powercap tree (RAPL) is.",
+    )
     lock_directory: Path | None = Field(
         default=None,
         description="Where the devices' locks are, by which one meter alone owns each; all meters "

@@ -152,7 +152,7 @@ def vllm_cpu(port: int) -> Stage:
         },
         start_s=300.0,
         hardware_price_per_hour="0.10",
-        notes=("the CPU's energy is that of the whole machine, other programs included",),
+        notes=("the energy is what the server's processes claim of this machine's CPU",),
     )
 
 

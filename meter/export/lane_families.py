@@ -46,6 +46,28 @@ def lane_families(state: State, now_ns: int) -> Iterator[Metric]:
     )
 
 
+def host_families(state: State) -> Iterator[Metric]:
+    """What the host's CPU took; absent where it is not read."""
+    host = state.health.host
+    if host is None:
+        return
+    quality = host.quality.value
+    yield counter(
+        "joulemeter_host_cpu_energy_joules",
+        "Energy of this host's CPU packages and DRAM since the meter began: what the engine claims "
+        "(its part of the idle power and its processes' part of the rest), and other.",
+        ("share", "quality"),
+        [(("claimed", quality), host.claimed_uj / 1e6), (("other", quality), host.other_uj / 1e6)],
+    )
+    if host.idle_w is not None:
+        yield gauge(
+            "joulemeter_host_cpu_idle_watts",
+            "Idle power of this host's CPU, as learned: the lowest mean over a second so far.",
+            ("quality",),
+            [((quality,), host.idle_w)],
+        )
+
+
 def _age_s(t_ns: int | None, now_ns: int) -> float | None:
     return None if t_ns is None else max(0, now_ns - t_ns) / 1e9
 

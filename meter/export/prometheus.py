@@ -18,7 +18,7 @@ from meter.export.families import (
     window_families,
     work_families,
 )
-from meter.export.lane_families import lane_families
+from meter.export.lane_families import host_families, lane_families
 from meter.export.meter_families import (
     device_families,
     health_families,
@@ -59,6 +59,7 @@ class StateCollector(Collector):
         yield from cost_families(state)
         yield from health_families(state, self._now_ns())
         yield from lane_families(state, self._now_ns())
+        yield from host_families(state)
         yield from info_families(state)
 
 

@@ -10,6 +10,7 @@ from meter.export.labels import OTHER
 from meter.export.moments import Moment
 from meter.export.windows import WindowFigure
 from meter.model import DeviceState, Snapshot
+from meter.power.claim import Claimed
 from meter.power.lane import LaneState
 from meter.pricing import Costs, Tariff
 
@@ -21,6 +22,7 @@ class Health:
     """The meter's own counters. ``source_last_ns``: when each source last said something.
 
     ``lanes``: how the polling of each device goes, those too that another meter owns.
+    ``host``: what the CPU of this host took.
     ``problems`` are what keeps the meter from being ready, each with its remedy.
     """
 
@@ -31,6 +33,7 @@ class Health:
     events_dropped: int = 0
     source_last_ns: Mapping[str, int] = field(default_factory=dict)
     lanes: tuple[LaneState, ...] = ()
+    host: Claimed | None = None
     problems: tuple[str, ...] = ()
 
 

@@ -18,13 +18,14 @@ from meter.power.source import PowerSource
 
 _EVERY_NS = 100_000_000
 _IDLE_OVER_NS = 1_000_000_000
+_POWER_OVER_NS = 500_000_000
 #: More than any host's CPUs draw: a counter that was set anew.
 _POWER_W_MAX = 20_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """Microjoules of the host's CPU since the meter began, at ``quality``; ``idle_w`` as learned."""
+    """Microjoules of the host's CPU since the meter began; ``idle_w``: idle power as learned."""
 
     quality: Quality
     claimed_uj: int = 0
@@ -63,6 +64,8 @@ class CpuClaim:
         self._last: _Mark | None = None
         self._idle_mark: _Mark | None = None
         self._shown_from_uj = 0
+        self._power_mark: tuple[int, int] | None = None
+        self._power_w: float | None = None
         self.totals: Claimed | None = None
 
     @property
@@ -97,7 +100,18 @@ class CpuClaim:
             self._learn_idle(now)
             self._add(last, now)
         self._last = now
-        return replace(reading, energy_uj=self.totals.claimed_uj - self._shown_from_uj)
+        self._update_power(now.t_ns, self.totals.claimed_uj)
+        shown_uj = self.totals.claimed_uj - self._shown_from_uj
+        return replace(reading, energy_uj=shown_uj, power_w=self._power_w)
+
+    def _update_power(self, t_ns: int, claimed_uj: int) -> None:
+        """The mean over the last half second: shorter ones show the kernel's ticks alone."""
+        mark = self._power_mark
+        if mark is not None and t_ns - mark[0] < _POWER_OVER_NS:
+            return
+        if mark is not None:
+            self._power_w = (claimed_uj - mark[1]) * 1e3 / (t_ns - mark[0])
+        self._power_mark = (t_ns, claimed_uj)
 
     def _learn_idle(self, now: _Mark) -> None:
         assert self.totals is not None

@@ -41,7 +41,7 @@ class LaneState:
     the last poll began; ``missed``: polls left out, since one before took too long; ``last_ns``:
     when the last poll ended; ``good_ns``: the time of the last reading that has an energy;
     ``owned``: whether the device is ours to meter, ``owner``: else whose (a pid), where known;
-    ``gap``, ``still_s``: see ``meter.power.watch.Watch``.
+    ``beside``: its readings are not pushed; ``gap``, ``still_s``: see ``meter.power.watch.Watch``.
     """
 
     device: Device
@@ -53,6 +53,7 @@ class LaneState:
     last_ns: int | None = None
     good_ns: int | None = None
     owned: bool = True
+    beside: bool = False
     owner: int | None = None
     gap: float | None = None
     still_s: float = 0.0
@@ -75,6 +76,7 @@ class Lane:
         offset: float = 0.0,
         seed: int = 0,
         ownership: Ownership | None = None,
+        beside: bool = False,
     ) -> None:
         self._source = source
         self._device = device
@@ -90,7 +92,7 @@ class Lane:
         self._log = structlog.get_logger("joulemeter.power")
         name = f"sampler-{device.index}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.state = LaneState(device, source.name)
+        self.state = LaneState(device, source.name, beside=beside)
         self._own()
 
     def start(self) -> None:
@@ -176,7 +178,8 @@ class Lane:
     def _take(self, reading: Reading) -> None:
         if reading.error is not None:
             self._failed(reading.error)
-        self._push(reading)
+        if not self.state.beside:
+            self._push(reading)
         good_ns = self.state.good_ns if reading.energy_uj is None else reading.t_ns
         self.state = replace(self.state, samples=self.state.samples + 1, good_ns=good_ns)
 

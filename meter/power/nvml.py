@@ -28,6 +28,7 @@ class NvmlSource:
 
     ``library``: path of another ``libnvidia-ml.so.1`` (a simulated one), loaded before NVML starts.
     ``devices``: indices, UUIDs or their beginnings, as in ``CUDA_VISIBLE_DEVICES``.
+    ``on_host``: how many GPUs NVML showed when it was opened, metered or not.
     """
 
     name = "nvml"
@@ -37,6 +38,7 @@ class NvmlSource:
         self._gpus: dict[str, Gpu] = {}
         self._session = Session(library, self._forget_handles)
         self._open = False
+        self.on_host = 0
 
     def open(self) -> Sequence[Device]:
         """Start NVML and find the devices; raises ``PowerError`` (see ``errors``).
@@ -47,7 +49,9 @@ class NvmlSource:
         quality = self._session.start()
         self._open = True
         try:
-            gpus = select(examine(quality), self._wanted)
+            found = examine(quality)
+            self.on_host = len(found)
+            gpus = select(found, self._wanted)
         except PowerError:
             self.close()
             raise

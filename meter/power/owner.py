@@ -86,6 +86,18 @@ class Ownership:
                 directory.chmod(0o1777)
 
 
+def count(prefix: str, directory: Path = DIRECTORY) -> int:
+    """How many locks whose name begins so are held now; what nobody holds any more is removed."""
+    held = 0
+    for path in directory.glob(f"{prefix}*.lock"):
+        if holder(path.stem, directory) is not None:
+            held += 1
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return held
+
+
 def holder(device: str, directory: Path = DIRECTORY, scope: str = "") -> int | None:
     """The pid of the meter that owns the device now (0 where it is not known), else ``None``."""
     ownership = Ownership(device, directory, scope)

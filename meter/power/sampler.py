@@ -48,6 +48,7 @@ class Sampler:
 
     ``push`` must not block; where it raises, the reading is lost and counted as a failed one.
     ``seed`` is the jitter's. ``ownership`` gives the lock of a device (``None``: no lock).
+    ``beside`` is polled as well, but its readings are not pushed: it keeps its own figures.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Sampler:
         rate_hz: float = 50.0,
         seed: int = 0,
         ownership: Callable[[Device], Ownership | None] | None = None,
+        beside: PowerSource | None = None,
     ) -> None:
         self._sources = list(sources)
+        self._beside = beside
         self._push = push
         self._period_ns = round(1e9 / rate_hz)
         self._seed = seed
@@ -76,12 +79,12 @@ class Sampler:
     @property
     def found(self) -> tuple[Device, ...]:
         """All devices, those too that another meter owns."""
-        return tuple(lane.state.device for lane in self._lanes)
+        return tuple(state.device for state in self.states() if not state.beside)
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """The devices that are metered now."""
-        return tuple(state.device for state in self.states() if state.owned)
+        return tuple(s.device for s in self.states() if s.owned and not s.beside)
 
     @property
     def counters(self) -> SamplerCounters:
@@ -146,6 +149,9 @@ class Sampler:
             for source in self._sources:
                 found += [(source, device) for device in source.open()]
                 opened.append(source)
+            if self._beside is not None:
+                found += [(self._beside, device) for device in self._beside.open()]
+                opened.append(self._beside)
             self._make_lanes(found)
         except PowerError as error:
             self._failure = error
@@ -176,6 +182,7 @@ class Sampler:
                 number / len(found),
                 self._seed,
                 self._ownership(device) if self._ownership is not None else None,
+                beside=source is self._beside,
             )
             for number, (source, device) in enumerate(found)
         )

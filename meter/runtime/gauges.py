@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from meter.export.receipts import Priced
 from meter.export.running import Shown
 from meter.export.state import Health, State
+from meter.power.claim import CpuClaim
 from meter.power.lane import LaneState
 from meter.power.sampler import SILENT_S, Sampler
 from meter.runtime.writer import Inbox, Writer
@@ -25,6 +26,7 @@ class Gauges:
         heard: Mapping[str, int],
         problems_at_start: tuple[str, ...],
         now_ns: Callable[[], int] = time.monotonic_ns,
+        host: CpuClaim | None = None,
     ) -> None:
         self._inbox = inbox
         self._sampler = sampler
@@ -32,6 +34,7 @@ class Gauges:
         self._heard = heard
         self._problems_at_start = problems_at_start
         self._now_ns = now_ns
+        self._host = host
 
     def health(self) -> Health:
         """All counters now."""
@@ -46,12 +49,17 @@ class Gauges:
             events_dropped=self._inbox.dropped,
             source_last_ns=self._source_last_ns(lanes),
             lanes=lanes,
+            host=self._host.totals if self._host is not None else None,
             problems=self.problems(),
         )
 
     def _source_last_ns(self, lanes: tuple[LaneState, ...]) -> dict[str, int]:
         """``power`` is as old as the device that has been silent longest."""
-        good_ns = [lane.good_ns for lane in lanes if lane.owned and lane.good_ns is not None]
+        good_ns = [
+            lane.good_ns
+            for lane in lanes
+            if lane.owned and not lane.beside and lane.good_ns is not None
+        ]
         return {**self._heard, **({"power": min(good_ns)} if good_ns else {})}
 
     def problems(self) -> tuple[str, ...]:
@@ -67,6 +75,8 @@ class Gauges:
         elif sampler.failure is not None:
             yield str(sampler.failure)
         for lane in sampler.states():
+            if lane.beside:
+                continue
             said = self._problem(lane)
             if said is not None:
                 yield f"{lane.device.id}: {said}"

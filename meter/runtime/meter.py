@@ -107,7 +107,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     configured = settings.engine.devices
 
     names = wanted(settings.power.devices, configured, environ)
-    sampler = parts.attempt("energy", lambda: start_power(settings.power, names, inbox.push))
+    power = parts.attempt("energy", lambda: start_power(settings.power, names, inbox.push))
+    sampler = power.sampler if power is not None else None
     devices = sampler.devices if sampler is not None else ()
 
     def found() -> tuple[Device, ...]:
@@ -135,7 +136,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
         utc_offset_ns=time.time_ns() - time.monotonic_ns(),
     )
     heard: dict[str, int] = {}
-    gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems))
+    host = power.host if power is not None else None
+    gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems), host=host)
     core = Attributor(devices, (engine,), restored=restored)
     remember = partial(_remember, core, memory) if memory is not None else None
     writer = Writer(inbox, core, publisher, gauges.health, heard, record, remember=remember)

@@ -7,36 +7,50 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from meter.config import PowerSettings
 from meter.demo.card_source import CARD_VARIABLE, CardSource
 from meter.model import Device, Event, Quality
+from meter.power.claim import CpuClaim
 from meter.power.errors import PowerError
-from meter.power.estimate import CpuEstimate
 from meter.power.nvml import NvmlSource
 from meter.power.owner import DIRECTORY, Ownership
-from meter.power.rapl import RaplSource
 from meter.power.sampler import PowerSource, Sampler
+from meter.runtime.host import HostCpu
 
 Push = Callable[[Event], None]
 
 
-def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sampler:
+class Power(NamedTuple):
+    """A running sampler, and what is claimed of the host's CPU."""
+
+    sampler: Sampler
+    host: CpuClaim
+
+
+def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Power:
     """A running sampler on the best source that works, of those the settings allow.
 
-    ``names``: the GPUs to meter (empty: all). Raises the last ``PowerError`` where none works.
+    The host's CPU is read in any case: as the device of an engine without a GPU, else beside the
+    GPUs. ``names``: the GPUs to meter (empty: all). Raises the last ``PowerError`` where none
+    works.
     """
     log = structlog.get_logger("joulemeter.power")
     failure: PowerError | None = None
     for label, source in _candidates(settings, names):
+        host = HostCpu(settings)
         sampler = Sampler(
-            [source],
+            [source or host.claim],
             push,
             rate_hz=settings.rate_hz,
             ownership=partial(ownership, settings.lock_directory),
+            beside=host.claim if source is not None else None,
         )
+        if source is not None:
+            host.gpu_share = partial(_gpu_share, sampler, source)
         try:
             sampler.start()
         except PowerError as error:
@@ -45,8 +59,14 @@ def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Sa
             continue
         if failure is not None:
             log.warning("energy_from", source=label, note="a second choice: see above")
-        return sampler
+        return Power(sampler, host.claim)
     raise failure or PowerError("no power source is configured")
+
+
+def _gpu_share(sampler: Sampler, source: PowerSource) -> float:
+    """Of the host's GPUs those that are metered here."""
+    on_host = source.on_host if isinstance(source, NvmlSource) else 1
+    return len(sampler.devices) / max(1, on_host)
 
 
 def ownership(directory: Path | None, device: Device) -> Ownership | None:
@@ -63,19 +83,18 @@ def ownership(directory: Path | None, device: Device) -> Ownership | None:
     return Ownership(device.id, directory or DIRECTORY, scope)
 
 
-def _candidates(settings: PowerSettings, names: Sequence[str]) -> list[tuple[str, PowerSource]]:
-    """From the best to the last resort."""
+def _candidates(
+    settings: PowerSettings, names: Sequence[str]
+) -> list[tuple[str, PowerSource | None]]:
+    """From the best to the last resort; ``None`` stands for the host's CPU."""
     library = str(settings.nvml_library) if settings.nvml_library else None
-    nvml: list[tuple[str, PowerSource]] = [("nvml", NvmlSource(library, names))]
+    nvml: list[tuple[str, PowerSource | None]] = [("nvml", NvmlSource(library, names))]
     if names and not settings.devices:
         # CUDA_VISIBLE_DEVICES may name what NVML does not know: rather all than none.
         nvml.append(("nvml (all devices)", NvmlSource(library)))
-    cpu: list[tuple[str, PowerSource]] = [
-        ("rapl", RaplSource()),
-        ("cpu estimate", CpuEstimate(settings.cpu_idle_w, settings.cpu_max_w)),
-    ]
+    cpu: list[tuple[str, PowerSource | None]] = [("cpu", None)]
     card = os.environ.get(CARD_VARIABLE)
-    simulated: list[tuple[str, PowerSource]] = [
+    simulated: list[tuple[str, PowerSource | None]] = [
         ("simulated", CardSource(Path(card) if card else None))
     ]
     return {"nvml": nvml, "cpu": cpu, "auto": nvml + cpu, "simulated": simulated}[settings.source]

@@ -8,6 +8,7 @@ from export_samples import NS, TARIFF, make_receipt, make_snapshot
 from meter.export.publisher import Publisher
 from meter.export.state import Health, State
 from meter.model import Device, Quality
+from meter.power.claim import Claimed
 from meter.power.lane import LaneState
 
 H100 = Device("GPU-0", "Simulated H100", Quality.SIMULATED)
@@ -27,6 +28,7 @@ def state(publisher: Publisher) -> State:
         datagrams=40,
         datagrams_lost=1,
         source_last_ns={"power": 31 * NS, "engine": 30 * NS},
+        host=Claimed(Quality.ESTIMATED, 12_500_000, 87_500_000, 20.5),
         lanes=(
             LaneState(
                 H100, "nvml", samples=1500, missed=3, good_ns=31 * NS, gap=-0.25, still_s=6.5

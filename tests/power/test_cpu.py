@@ -77,6 +77,22 @@ def test_wrap_around_loses_nothing(
         assert source.read()[0].energy_uj == total
 
 
+def test_a_turn_that_may_have_been_missed_is_not_guessed(tmp_path: Path) -> None:
+    """Polls so far apart that the counter may have turned more than once: the total starts again
+    from zero, as a counter's does that was reset."""
+    counter = domain(tmp_path, "intel-rapl:0", "package-0", 1000)
+    now = {"ns": 0}
+    source = RaplSource(tmp_path, lambda: now["ns"])
+    source.open()
+    for passed_s, value, total_uj in ((1, 5000, 4000), (500, 9000, 8000), (600, 9100, 0)):
+        now["ns"] += passed_s * 10**9
+        counter.write_text(f"{value}\n")
+        assert source.read()[0].energy_uj == total_uj
+    now["ns"] += 10**9
+    counter.write_text("9250\n")
+    assert source.read()[0].energy_uj == 150
+
+
 def test_no_rapl_says_so(tmp_path: Path) -> None:
     """A machine without it: no zero, an error that says why."""
     with pytest.raises(NoDeviceError, match="virtual"):

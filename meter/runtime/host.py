@@ -1,0 +1,62 @@
+"""The host's CPU: the best source there is, and how much of its idle power is ours."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from meter.config import PowerSettings
+from meter.power.claim import CpuClaim
+from meter.power.cpu_time import TreeTime
+from meter.power.errors import PowerError
+from meter.power.estimate import CpuEstimate
+from meter.power.owner import DIRECTORY, NoLockError, Ownership, count
+from meter.power.rapl import RaplSource
+from meter.power.source import PowerSource
+
+_METERS = "cpu-meter-"
+_COUNT_EVERY_S = 10.0
+
+
+def cpu_source(settings: PowerSettings) -> PowerSource:
+    """RAPL where it can be read, else the estimate; why not RAPL is said."""
+    rapl = RaplSource(settings.powercap)
+    try:
+        rapl.open()
+    except PowerError as error:
+        structlog.get_logger("joulemeter.power").info("cpu_is_estimated", reason=str(error))
+        return CpuEstimate(settings.cpu_idle_w, settings.cpu_max_w)
+    return rapl
+
+
+class HostCpu:
+    """What this meter claims of the host's CPU: that of the processes that it has started.
+
+    Idle power is claimed by the GPUs' share (``gpu_share``, from 0 to 1); without GPUs each of the
+    host's meters, which see one another by their locks, claims an equal part.
+    """
+
+    def __init__(self, settings: PowerSettings) -> None:
+        self._directory: Path = settings.lock_directory or DIRECTORY
+        self._presence = Ownership(f"{_METERS}{os.getpid()}", self._directory)
+        self._counted_s = float("-inf")
+        self._meters = 1
+        self.gpu_share: Callable[[], float] | None = None
+        self.claim = CpuClaim(cpu_source(settings), TreeTime(), idle_share=self._idle_share)
+
+    def _idle_share(self) -> float:
+        if self.gpu_share is not None:
+            return self.gpu_share()
+        now_s = time.monotonic()
+        if now_s - self._counted_s >= _COUNT_EVERY_S:
+            self._counted_s = now_s
+            try:
+                self._presence.take()
+                self._meters = max(1, count(_METERS, self._directory))
+            except NoLockError:
+                self._meters = 1
+        return 1 / self._meters
