@@ -187,6 +187,35 @@ def demo(
     raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port))
 
 
+@app.command()
+def top(
+    url: Annotated[str, typer.Option(help="Where the meter's port is.")] = "http://127.0.0.1:9401",
+    once: Annotated[bool, typer.Option("--once", help="Print one look and exit.")] = False,
+    sort: Annotated[
+        str, typer.Option(help="energy, token (energy per token), tokens, prompt, age or newest.")
+    ] = "energy",
+    match: Annotated[
+        str, typer.Option(help="Only requests whose id, tenant or model contains this.")
+    ] = "",
+    unit: Annotated[str, typer.Option(help="J, kWh or cost.")] = "J",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each message of /v1/live, or with --once one.")
+    ] = False,
+) -> None:
+    """Watch a running meter: power, the sum, every running request. Exits with 1 if none is there.
+
+    Press ? for the keys.
+    """
+    from meter.top import run as room
+    from meter.top.view import ORDERS, UNITS
+
+    if sort not in ORDERS:
+        _fail(f"--sort: one of {', '.join(ORDERS)}, not {sort!r}")
+    if unit not in UNITS:
+        _fail(f"--unit: one of {', '.join(UNITS)}, not {unit!r}")
+    raise typer.Exit(room.top(url, room.view_of(sort, match, unit), once, as_json))
+
+
 @config_app.command()
 def check(config: ConfigFile = None) -> None:
     """Check the settings; exits with 2 and names each problem where they cannot be used."""

@@ -22,6 +22,7 @@ ROOMS = (
     "green",
     "ledger",
     "export",
+    "top",
     "replay",
     "demo",
     "config",

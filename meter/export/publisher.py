@@ -90,8 +90,10 @@ class Publisher:
         rates = float(per_j or 0), float(per_s or 0)
         return [Shown(request, self._cost_so_far(request, *rates)) for request in requests]
 
-    def _cost_so_far(self, request: Running, per_j: float, per_s: float) -> float:
+    def _cost_so_far(self, request: Running, per_j: float, per_s: float) -> float | None:
         own_ns = self._curve.own_time_ns(request.energy_j, request.opened_ns, None)
+        if own_ns is None and per_s:
+            return None  # so young that its part of the hardware's time is not known yet
         return per_j * request.energy_j + per_s * (own_ns or 0.0) / 1e9
 
     def _boundary(self, engine_id: str) -> str:

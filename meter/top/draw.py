@@ -1,0 +1,242 @@
+"""One frame: figures, power by account, devices, the sum, the running requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from meter.top.feed import Heard
+from meter.top.figures import count, duration, energy, number, quantity, summands
+from meter.top.graph import COLOURS, area, bar, columns, spark
+from meter.top.requests import requests
+from meter.top.series import Series
+from meter.top.view import HELP, View
+
+_STALE_S = 3.0
+_DEAF_S = 10.0
+_WINDOW_S = 120.0
+_ACCOUNTS = ("prefill", "decode", "recompute", "idle", "startup", "unattributed", "pending")
+_TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
+_QUALITY = {"measured": "green", "estimated": "yellow", "simulated": "cyan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of the screen, in cells."""
+
+    width: int = 80
+    height: int = 24
+
+
+def frame(heard: Heard, view: View, size: Size, now_s: float) -> Group:
+    """The screen: no line wider, no more lines than ``size``."""
+    message = heard.message
+    lines = [_title(message), _state(heard, view, now_s, size.width)]
+    if view.help:
+        lines += [Text(""), *(_help(keys, what) for keys, what in HELP)]
+    elif message is None or "summary" not in message:
+        lines += [Text(""), *_nothing(heard, message)]
+    else:
+        lines += _body(message, heard.series or Series(), view, size)
+    lines = lines[: size.height - 1]
+    lines += [Text("")] * (size.height - 1 - len(lines))
+    lines.append(_footer(view))
+    for line in lines:
+        line.truncate(size.width, overflow="ellipsis")
+        line.no_wrap = True
+    return Group(*lines)
+
+
+def _body(message: Mapping[str, Any], series: Series, view: View, size: Size) -> list[Text]:
+    summary = message["summary"]
+    width, roomy = size.width, size.height >= 36
+    lines = [_figures(summary, series, view)]
+    lines += _power(series, message["now_s"], width, 6 if roomy else 3)
+    lines.append(_batch(series, message["now_s"], width))
+    lines += _devices(summary, series, view, width, 8 if roomy else 2)
+    lines += _sum(summary, view, width)
+    left = size.height - 3 - len(lines)
+    lines += requests(message["running"], summary.get("cost"), view, width, max(2, left))
+    return lines
+
+
+def _title(message: Mapping[str, Any] | None) -> Text:
+    summary = (message or {}).get("summary") or {}
+    models = dict.fromkeys(e["model"] for e in summary.get("engines", ()) if e["model"])
+    cards: dict[str, int] = {}
+    for device in summary.get("devices", ()):
+        cards[device["gpu_name"]] = cards.get(device["gpu_name"], 0) + 1
+    on = ", ".join(f"{n} × {name}" if n > 1 else name for name, n in cards.items())
+    text = Text(" joulemeter", style="bold")
+    text.append(
+        f"  {' · '.join(part for part in (', '.join(models), on) if part)}", style="not bold"
+    )
+    return text
+
+
+def _state(heard: Heard, view: View, now_s: float, width: int) -> Text:
+    """Live, quiet, or blind: an idle engine is never taken for a blind meter."""
+    style, word = condition(heard, now_s)
+    text = Text.assemble(" ", ("● ", style), (word, style))
+    if view.frozen:
+        text.append("  frozen", style="bold yellow")
+    summary = (heard.message or {}).get("summary") or {}
+    quality = summary.get("quality")
+    if quality:
+        text.append("  ")
+        text.append(f" {quality} ", style=f"reverse {_QUALITY.get(quality, 'white')}")
+    if summary:
+        text.append(f"  {count(summary['requests'])} requests done", style="dim")
+        lag_s = summary.get("settled_lag_s")
+        if lag_s is not None and width >= 100:
+            text.append(f"  settles {duration(lag_s)} behind", style="dim")
+    return text
+
+
+def condition(heard: Heard, now_s: float) -> tuple[str, str]:
+    """A style and words for how the meter is."""
+    silent_s = now_s - heard.at_s if heard.at_s is not None else None
+    if heard.ended:
+        return "bold red", "the meter has ended"
+    if silent_s is None:
+        return "yellow", "connecting"
+    if silent_s > _STALE_S:
+        return "bold red", f"connection lost: what you see is {silent_s:.0f} s old"
+    message = heard.message or {}
+    summary = message.get("summary")
+    problems = "; ".join(message.get("problems", ()))
+    if summary is None:
+        return "yellow", problems or "waiting for the first reading"
+    ages = summary.get("source_age_s", {})
+    power_s, engine_s = ages.get("power"), ages.get("engine")
+    if power_s is None or not summary["devices"]:
+        return "bold red", f"METER BLIND: no energy reading at all; {problems}".rstrip("; ")
+    if power_s > _STALE_S:
+        return "bold red", f"METER BLIND: no energy reading for {power_s:.0f} s"
+    running = summary["requests_running"]
+    if running and engine_s is not None and engine_s > _DEAF_S:
+        return "bold red", f"engine not heard for {engine_s:.0f} s while {running} requests run"
+    if problems:
+        return "yellow", problems
+    if not running:
+        if engine_s is None:
+            return "cyan", "no traffic: no engine heard yet"
+        quiet_s = heard.series.quiet_s() if heard.series else None
+        return "cyan", "no traffic" + (f", idle for {quiet_s:.0f} s" if quiet_s is not None else "")
+    return "green", "live"
+
+
+def _nothing(heard: Heard, message: Mapping[str, Any] | None) -> list[Text]:
+    said = [heard.trouble] if heard.trouble else list((message or {}).get("problems", ()))
+    return [Text(f" {line}", style="yellow") for line in said if line]
+
+
+def _figures(summary: Mapping[str, Any], series: Series, view: View) -> Text:
+    """Power, energy and cost a token in the last minute, speed."""
+    watts = series.power_w()
+    minute = [
+        row
+        for row in summary["per_token"]
+        if row["window"] == "1m" and row["token_type"] == "output" and row["idle"] == "without"
+    ]
+    figure = minute[0] if len(minute) == 1 else {}
+    per_token_j = figure["kwh_per_token"] * 3.6e6 if figure else None
+    cost = figure.get("cost_per_million_tokens")
+    currency = (summary.get("cost") or {}).get("currency", "")
+    speed = series.tokens_per_s()
+    shown = (
+        (quantity(sum(watts) if watts else None, "W", 3), ""),
+        (energy(per_token_j, view.unit, 3), "/token"),
+        (f"{number(cost, 3)} {currency}".rstrip(), "/M tokens"),
+        (number(speed, 4 if speed and speed >= 1000 else 3), " tokens/s"),
+        (count(summary["requests_running"]), " running"),
+    )
+    text = Text(" ")
+    for value, label in shown:
+        text.append(value, style="bold")
+        text.append(f"{label}   ", style="dim")
+    return text
+
+
+def _power(series: Series, now_s: float, width: int, height: int) -> list[Text]:
+    room = width - 10
+    lines, most = area(series.flows, now_s, room, height, _WINDOW_S)
+    for row, line in enumerate(lines):
+        label = quantity(most, "W", 3) if row == 0 else "0 W" if row == height - 1 else ""
+        lines[row] = Text.assemble((f"{label:>8} ", "dim"), line)
+    return lines
+
+
+def _batch(series: Series, now_s: float, width: int) -> Text:
+    moments = series.moments
+    places = columns(moments, now_s, width - 10, _WINDOW_S)
+    values = [None if i is None else float(moments[i].running) for i in places]
+    most = max((value for value in values if value is not None), default=0.0)
+    label = f"{most:.0f} req"
+    return Text.assemble((f"{label:>8} ", "dim"), spark(values, COLOURS["decode"]))
+
+
+def _devices(
+    summary: Mapping[str, Any], series: Series, view: View, width: int, room: int
+) -> list[Text]:
+    """A bar of power for each, against the largest; those that find no room are counted."""
+    devices: Sequence[Mapping[str, Any]] = summary["devices"]
+    watts: Sequence[float | None] = series.power_w() or [None] * len(devices)
+    most = max((value for value in watts if value is not None), default=0.0) or 1.0
+    rows = []
+    for device, value in list(zip(devices, watts, strict=True))[:room]:
+        name = "CPU" if device["boundary"] == "host" else f"GPU {device['gpu']}"
+        text = Text(f"{name:>8} ")
+        text.append_text(bar([("#d8ac45", (value or 0.0) / most)], max(10, width - 36)))
+        text.append(f" {quantity(value, 'W', 3):>7}", style="bold")
+        text.append(f" {energy(device['measured_j'], view.unit):>10}", style="dim")
+        rows.append(text)
+    if len(devices) > room:
+        rows.append(Text(f"         and {len(devices) - room} more devices", style="dim"))
+    return rows
+
+
+def _sum(summary: Mapping[str, Any], view: View, width: int) -> list[Text]:
+    """The sum that must hold, to be added up by the reader; under it each account's share."""
+    measured_j = summary["measured_j"]
+    total, terms, unit = summands(measured_j, [summary[f"{name}_j"] for name in _TERMS], view.unit)
+    lines = [Text.assemble((f" {total} {unit}", "bold"), " measured")]
+    indent = len(lines[0])
+    for i, (name, term) in enumerate(zip(_TERMS, terms, strict=True)):
+        piece = Text.assemble((" + " if i else " = ", "dim"), (term, "bold"), f" {name}")
+        if len(lines[-1]) + len(piece) > width - 4:
+            lines.append(Text(" " * indent))
+        lines[-1].append_text(piece)
+    holds = abs(summary["conservation_error_j"]) < 1e-6
+    lines[-1].append(" ✓" if holds else " ✗", style="bold green" if holds else "bold red")
+    whole = max(measured_j, 1e-12)
+    shares = [(name, summary[f"{name}_j"] / whole) for name in _ACCOUNTS]
+    key = Text(" ")
+    for name, share in shares:
+        said = f"{name} {100 * share:.1f}%  "
+        if share >= 0.0005 and len(key) + len(said) < width:
+            key.append("■ ", style=COLOURS[name])
+            key.append(said, style="dim")
+    strip = Text(" ")
+    strip.append_text(bar(shares, width - 2))
+    return [strip, key, *lines]
+
+
+def _help(keys: str, what: str) -> Text:
+    return Text.assemble((f"   {keys:<12}", "bold"), what)
+
+
+def _footer(view: View) -> Text:
+    if view.typing:
+        return Text.assemble((" filter: ", "bold"), view.match, ("█", "blink"), "  Enter, Esc")
+    keys = [("q", "quit"), ("s", f"sort: {view.order}"), ("/", f"filter: {view.match or '–'}")]
+    keys += [("u", f"unit: {view.unit}"), ("f", "freeze"), ("?", "help")]
+    text = Text(" ")
+    for key, what in keys:
+        text.append(f" {key} ", style="reverse")
+        text.append(f" {what}  ")
+    return text

@@ -1,0 +1,78 @@
+"""Numbers for people, with their units. Unknown is a dash, never a zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+J_PER_KWH = 3.6e6
+UNKNOWN = "–"
+
+
+def number(value: float | None, significant: int = 4) -> str:
+    """So many significant digits, and at least the whole part."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{significant}g}")
+    before = max(1, math.floor(math.log10(abs(rounded))) + 1)
+    return f"{value:,.{min(6, max(0, significant - before))}f}"
+
+
+def quantity(value: float | None, unit: str, significant: int = 4) -> str:
+    """With the prefix that fits: ``12.34 kJ``."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return f"0 {unit}"
+    size = abs(value)
+    factor, prefix = next((p for p in _PREFIXES if size >= 0.99995 * p[0]), _PREFIXES[-1])
+    return f"{number(value / factor, significant)} {prefix}{unit}"
+
+
+def energy(energy_j: float | None, unit: str = "J", significant: int = 4) -> str:
+    """Joules, or where ``unit`` is ``kWh`` watt-hours, with their prefix."""
+    if energy_j is None or unit != "kWh":
+        return quantity(energy_j, "J", significant)
+    return quantity(energy_j / 3600, "Wh", significant)
+
+
+def count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def money(amount: float | None, currency: str, significant: int = 3) -> str:
+    """Often millionths: ``131 µUSD``."""
+    if amount is None:
+        return UNKNOWN
+    if amount == 0 or abs(amount) >= 0.01:
+        return f"{number(amount, significant)} {currency}"
+    return quantity(amount, currency, significant)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def summands(
+    total_j: float, terms_j: Sequence[float], unit: str = "J"
+) -> tuple[str, list[str], str]:
+    """A total, its terms and their common unit, so rounded that a reader can add them up."""
+    scale = 1 / 3600 if unit == "kWh" else 1.0
+    size = abs(total_j * scale)
+    factor, prefix = next((p for p in _PREFIXES if size >= 100 * p[0]), _PREFIXES[-1])
+    tenths = [10 * joules * scale / factor for joules in terms_j]
+    whole = [math.floor(value) for value in tenths]
+    missing = round(10 * total_j * scale / factor) - sum(whole)
+    largest = sorted(range(len(tenths)), key=lambda i: whole[i] - tenths[i])
+    for i in largest[: max(0, missing)]:
+        whole[i] += 1
+    said = [f"{value / 10:,.1f}" for value in whole]
+    return f"{sum(whole) / 10:,.1f}", said, prefix + ("Wh" if unit == "kWh" else "J")
