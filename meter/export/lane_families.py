@@ -28,13 +28,13 @@ def lane_families(state: State, now_ns: int) -> Iterator[Metric]:
         ((lane, _age_s(lane.good_ns, now_ns)) for lane in ours),
     )
     yield _of_lanes(
-        "joulemeter_gpu_counter_gap_ratio",
+        "joulemeter_gpu_energy_gap_ratio",
         "By how much the energy counter moved more (or less, below 0) than the integral of the "
         "instant power, as a share of that, over the last half minute; absent where unknown.",
         ((lane, lane.gap) for lane in ours),
     )
     yield _of_lanes(
-        "joulemeter_gpu_counter_still_seconds",
+        "joulemeter_gpu_energy_still_seconds",
         "How long the energy counter has been stuck: not moving while the device draws power.",
         ((lane, lane.still_s) for lane in ours),
     )

@@ -38,6 +38,8 @@ UNBOUND = {"Doubt", "Drift", "Coefficients"}
 def implausible(target: Target, values: list[float]) -> list[float]:
     """Those of a panel's figures that cannot be."""
     low, high = BOUNDS[target.unit]
+    if target.panel == "Lag and smear":
+        low = -0.05  # a fitted time: about zero it may fall on either side
     if target.unit == "percentunit":
         low = -1.0 if target.panel in SIGNED else low
         high = 1e9 if target.panel in UNBOUND else high

@@ -135,7 +135,7 @@ def test_a_counter_that_differs_from_its_power_is_shown(
     card = make([CardSpec(uuid=A, refresh_s=REFRESH_S)])
     with rig(library, card) as running:
         running.more(A, 100)
-        gap = running.metrics()["joulemeter_gpu_counter_gap_ratio", A]
+        gap = running.metrics()["joulemeter_gpu_energy_gap_ratio", A]
         assert gap == pytest.approx(0, abs=0.09)
         now = time.monotonic_ns()
         for step in range(60):  # the counter gains a watt-second every 10 ms: 100 W too much

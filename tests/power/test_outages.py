@@ -137,12 +137,12 @@ def test_a_stuck_counter_gives_its_joules_later(
         running.more(A)
         card.fault(0, Fault.STUCK, time.monotonic_ns())
         wait_until(lambda: running.said("counter_stuck") == ["counter_stuck"], "the line")
-        assert running.metrics()["joulemeter_gpu_counter_still_seconds", A] >= 0.2
+        assert running.metrics()["joulemeter_gpu_energy_still_seconds", A] >= 0.2
         assert any("stood still" in problem for problem in running.gauges.problems())
         card.clear_faults(0)
         wait_until(lambda: bool(running.said("counter_moves_again")), "the line")
         running.more(A)
-        assert running.metrics()["joulemeter_gpu_counter_still_seconds", A] == 0
+        assert running.metrics()["joulemeter_gpu_energy_still_seconds", A] == 0
         snapshot = running.end()
         assert moved_j(running.of(A)) == pytest.approx(true_j(running), abs=EDGES_J)
         assert snapshot.devices[0].measured_j == pytest.approx(true_j(running), abs=EDGES_J)
