@@ -216,6 +216,30 @@ def top(
     raise typer.Exit(room.top(url, room.view_of(sort, match, unit), once, as_json))
 
 
+@app.command()
+def doctor(
+    config: ConfigFile = None,
+    nvml_library: NvmlLibrary = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can measure, at which quality, and the next step to better.
+
+    Exits with 0 where nothing could be better, 1 where it works and could be, 2 where no energy
+    can be had.
+    """
+    settings = _settings(config, {"power.nvml_library": nvml_library})
+    from meter.doctor import examine
+    from meter.doctor.machine import Machine
+    from meter.doctor.show import show as show_diagnosis
+
+    diagnosis = examine(Machine(settings.power))
+    if as_json:
+        print(json.dumps(diagnosis.as_json()))
+    else:
+        show_diagnosis(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
+
+
 @config_app.command()
 def check(config: ConfigFile = None) -> None:
     """Check the settings; exits with 2 and names each problem where they cannot be used."""

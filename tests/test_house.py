@@ -28,6 +28,7 @@ ROOMS = (
     "config",
     "selftest",
     "runtime",
+    "doctor",
     "cli",
 )
 PURE = {"attribution": {"model"}, "pricing": {"model"}}

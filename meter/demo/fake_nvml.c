@@ -3,7 +3,8 @@
  *
  * The energy counter is the integral of the posted power at the last refresh tick, less a lag, in
  * whole millijoules: as a Hopper card shows it. The file is named by JOULEMETER_FAKE_NVML. The
- * symbol joulemeter_simulated tells the meter that nothing read here was measured.
+ * symbol joulemeter_simulated tells the meter that nothing read here was measured. Where
+ * JOULEMETER_FAKE_NVML_INIT is set, NVML does not start, with that code.
  *
  * Build: cc -shared -fPIC -O2 -Wl,-soname,libnvidia-ml.so.1 -o libnvidia-ml.so.1 fake_nvml.c
  */
@@ -233,6 +234,9 @@ static int trouble(const struct card *card, int function)
 EXPORT int nvmlInitWithFlags(unsigned flags)
 {
     (void)flags;
+    const char *refused = getenv("JOULEMETER_FAKE_NVML_INIT");
+    if (refused)
+        return atoi(refused);
     int64_t now = now_ns(CLOCK_MONOTONIC);
     for (unsigned i = 0; file && i < file->devices; i++)
         if (unloaded(card_at(i), now))

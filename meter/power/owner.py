@@ -57,6 +57,22 @@ class Ownership:
             return int(self._path.read_text())
         return None
 
+    def held_by(self) -> int | None:
+        """The pid of the process that owns it now (0 where it is not known); ``None``: nobody."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self.owner() or 0
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return None
+
     def release(self) -> None:
         """Let others have it."""
         if self._file is not None:
@@ -90,21 +106,9 @@ def count(prefix: str, directory: Path = DIRECTORY) -> int:
     """How many locks whose name begins so are held now; what nobody holds any more is removed."""
     held = 0
     for path in directory.glob(f"{prefix}*.lock"):
-        if holder(path.stem, directory) is not None:
+        if Ownership(path.stem, directory).held_by() is not None:
             held += 1
         else:
             with suppress(OSError):
                 path.unlink()
     return held
-
-
-def holder(device: str, directory: Path = DIRECTORY, scope: str = "") -> int | None:
-    """The pid of the meter that owns the device now (0 where it is not known), else ``None``."""
-    ownership = Ownership(device, directory, scope)
-    try:
-        if ownership.take():
-            ownership.release()
-            return None
-    except NoLockError:
-        return None
-    return ownership.owner() or 0

@@ -102,6 +102,11 @@ class RaplSource:
             )
         ]
 
+    def domains(self) -> tuple[int, int]:
+        """How many packages and memories are read."""
+        packages = sum(_text(d.path / "name").startswith("package") for d in self._domains)
+        return packages, len(self._domains) - packages
+
     def close(self) -> None:
         self._domains = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from meter.demo.card import Card
 from meter.model import Device, DeviceFound, Event, Quality, Reading
-from meter.power.owner import NoLockError, Ownership, holder
+from meter.power.owner import NoLockError, Ownership
 from meter.runtime.power import ownership
 from tests.power.rig import rig, wait_until
 
@@ -44,11 +44,11 @@ def test_an_owner_that_is_killed_lets_go(tmp_path: Path) -> None:
     )
     assert owner.stdout is not None
     assert owner.stdout.readline() == "True\n"
-    assert holder(A, tmp_path) == owner.pid
+    assert Ownership(A, tmp_path).held_by() == owner.pid
     assert not Ownership(A, tmp_path).take()
     owner.send_signal(signal.SIGKILL)
     owner.communicate()
-    assert holder(A, tmp_path) is None
+    assert Ownership(A, tmp_path).held_by() is None
     assert Ownership(A, tmp_path).take()
 
 

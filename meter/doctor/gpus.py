@@ -1,0 +1,148 @@
+"""The GPUs: through NVML as the meter reads them, and why not where it cannot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from meter.doctor.finding import Finding, Level
+from meter.doctor.machine import Machine
+from meter.power.errors import (
+    DeviceLostError,
+    DriverError,
+    LibraryMissingError,
+    NoPermissionError,
+    PowerError,
+    UnsupportedError,
+)
+from meter.power.nvml_find import Found
+from meter.power.nvml_find import examine as examine_gpus
+from meter.power.nvml_gpu import COUNTER
+from meter.power.nvml_session import Session
+from meter.runtime.power import ownership
+
+
+def gpus(machine: Machine) -> list[Finding]:
+    """One finding for each GPU, or one that says why there is none."""
+    if machine.power.source == "cpu":
+        return [Finding("gpu", Level.LESS, "not asked for", "set power.source to auto")]
+    found = _within(machine.driver_within_s, lambda: _look(machine))
+    if found is None:
+        text = f"the driver has not answered within {machine.driver_within_s:g} s"
+        return [Finding("gpu", Level.NO, text, "see whether `nvidia-smi` answers; else reboot")]
+    return found
+
+
+def _look(machine: Machine) -> list[Finding]:
+    library = machine.power.nvml_library
+    session = Session(str(library) if library else None, lambda: None)
+    try:
+        quality = session.start()
+    except PowerError as error:
+        return [_without_nvml(machine, error)]
+    try:
+        found = examine_gpus(quality)
+        if not found:
+            return [_none(machine)]
+        return [_of(machine, one) for one in found]
+    except PowerError as error:
+        return [Finding("gpu", Level.NO, str(error), "see whether `nvidia-smi` works")]
+    finally:
+        session.end()
+
+
+def _without_nvml(machine: Machine, error: PowerError) -> Finding:
+    """NVML does not start: for want of hardware, driver, library or permission."""
+    if machine.power.nvml_library is not None and isinstance(error, LibraryMissingError):
+        return Finding("gpu", Level.NO, str(error), "correct power.nvml_library, or leave it out")
+    if isinstance(error, NoPermissionError):
+        step = "run as a user who may open /dev/nvidiactl and /dev/nvidia0"
+        return Finding("gpu", Level.NO, "the driver may not be used by this user", step)
+    if isinstance(error, LibraryMissingError) and machine.has_kernel_driver():
+        if machine.is_container() and machine.lacks_utility():
+            text = "the container has GPUs, but not NVML: it lacks the `utility` capability"
+            step = "start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+            return Finding("gpu", Level.NO, text, step)
+        step = "install the driver's libraries (libnvidia-ml.so.1) of the kernel module's version"
+        return Finding("gpu", Level.NO, "the kernel's driver is there, its library is not", step)
+    if isinstance(error, LibraryMissingError | DriverError) and machine.has_nvidia_hardware():
+        return Finding("gpu", Level.NO, *_no_driver(error))
+    if isinstance(error, LibraryMissingError | DriverError):
+        return _none(machine)
+    return Finding("gpu", Level.NO, str(error), "see whether `nvidia-smi` works")
+
+
+def _no_driver(error: PowerError) -> tuple[str, str]:
+    if "mismatch" in str(error):
+        return "the driver was updated, and its kernel module was not", "reload it, or reboot"
+    if isinstance(error, DriverError):
+        return "the driver is installed and not loaded", "`modprobe nvidia`, or reboot"
+    return "an NVIDIA GPU without its driver", "install the NVIDIA driver"
+
+
+def _none(machine: Machine) -> Finding:
+    if machine.is_container() and machine.environ.get("NVIDIA_VISIBLE_DEVICES"):
+        step = "give the container its GPUs (`--gpus all`)"
+        return Finding("gpu", Level.NO, "the container asks for GPUs and has none", step)
+    return Finding("gpu", Level.LESS, "no NVIDIA GPU: engines are metered on the CPU")
+
+
+def _of(machine: Machine, found: Found) -> Finding:
+    """One GPU that NVML shows."""
+    area = f"gpu {found.index}"
+    gpu = found.gpu
+    if gpu is None or found.problem is not None:
+        name = f"{gpu.device.name}: " if gpu is not None else ""
+        text, step = _unreadable(found.problem)
+        return Finding(area, Level.NO, name + text, step)
+    device = gpu.device
+    lock = ownership(machine.power.lock_directory, device)
+    owner = lock.held_by() if lock is not None else None
+    if owner is not None:
+        who = f"pid {owner}" if owner else "another process"
+        step = "one meter can serve all engines of a host: ask that one, or end it"
+        return Finding(area, Level.NO, f"{device.name}: {who} meters it already", step)
+    if gpu.way is not COUNTER:
+        text = f"{device.name}: {device.note}; it has no energy counter"
+        step = "GPUs since Volta have one (drivers since 2018)"
+        return Finding(area, Level.LESS, text, step, device.quality)
+    if device.note is not None:
+        step = _whole_board(device.note)
+        return Finding(area, Level.LESS, f"{device.name}: {device.note}", step, device.quality)
+    return Finding(area, Level.GOOD, f"{device.name}: energy counter", None, device.quality)
+
+
+def _whole_board(note: str) -> str:
+    if "MIG" in note:
+        return "give all its instances to engines that this meter sees, or switch MIG off"
+    return "meter on the host of the virtual machine, where the whole board is seen"
+
+
+def _unreadable(problem: PowerError | None) -> tuple[str, str]:
+    if isinstance(problem, UnsupportedError):
+        text = "shows neither energy nor power"
+        return text, "a vGPU's or MIG instance's figures are to be had on its host"
+    if isinstance(problem, NoPermissionError):
+        return "may not be read by this user", "run as a user who may open /dev/nvidia*"
+    if isinstance(problem, DeviceLostError):
+        return "has fallen off the bus", "reset it (`nvidia-smi --gpu-reset`), or reboot"
+    return str(problem), "see whether `nvidia-smi` shows it"
+
+
+def _within(seconds: float, look: Callable[[], list[Finding]]) -> list[Finding] | None:
+    """What ``look`` finds; ``None`` where it takes longer. Its bugs are raised here."""
+    found: list[list[Finding]] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(look())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="doctor", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    return found[0] if found else None

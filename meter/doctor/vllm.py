@@ -1,0 +1,120 @@
+"""vLLM: which version is here, and whether it will load the meter's plugin.
+
+vLLM is not imported: the Python that its command runs on is asked for its version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from meter.doctor.finding import Finding, Level
+from meter.doctor.machine import Machine
+
+#: The versions whose sources the plugin was written against (``meter.work.vllm.adapter``).
+OLDEST, NEWEST = (0, 20), (0, 33)
+PLUGIN = "joulemeter"
+_ASK_WITHIN_S = 60.0
+_QUESTION = """
+import importlib.metadata as metadata, json
+plugins = metadata.entry_points(group="vllm.general_plugins")
+try:
+    version = metadata.version("vllm")
+except metadata.PackageNotFoundError:
+    version = None
+print(json.dumps({"version": version, "plugins": [plugin.name for plugin in plugins]}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A vLLM, and whether joulemeter is installed beside it."""
+
+    version: str
+    has_plugin: bool
+
+
+def vllm(machine: Machine) -> list[Finding]:
+    """Findings on the engine and on the plugin."""
+    installed = find(machine)
+    if installed is None:
+        step = "install vLLM, or run this where it is installed"
+        return [Finding("vllm", Level.NO, "no vLLM here: no requests are seen", step)]
+    return [_version(installed), _plugin(machine, installed)]
+
+
+def find(machine: Machine) -> Installed | None:
+    """The vLLM that the ``vllm`` command would run, else that of this Python."""
+    pythons = [_python_of(machine), machine.python]
+    for python in dict.fromkeys(p for p in pythons if p is not None):
+        installed = _ask(python, machine)
+        if installed is not None:
+            return installed
+    return None
+
+
+def _python_of(machine: Machine) -> str | None:
+    """The Python of the ``vllm`` command, from its first line."""
+    command = shutil.which("vllm", path=machine.environ.get("PATH", os.defpath))
+    if command is None:
+        return None
+    try:
+        with Path(command).open("rb") as file:
+            first = file.readline(1000).decode(errors="replace").strip()
+    except OSError:
+        return None
+    words = first.removeprefix("#!").split() if first.startswith("#!") else []
+    if not words:
+        return None
+    if words[0].endswith("/env"):
+        return shutil.which(words[-1], path=machine.environ.get("PATH", os.defpath))
+    return words[0]
+
+
+def _ask(python: str, machine: Machine) -> Installed | None:
+    try:
+        done = subprocess.run(
+            [python, "-c", _QUESTION],
+            env=dict(machine.environ),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_ASK_WITHIN_S,
+        )
+        answer = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    if answer["version"] is None:
+        return None
+    return Installed(answer["version"], PLUGIN in answer["plugins"])
+
+
+def _version(installed: Installed) -> Finding:
+    numbers = re.match(r"(\d+)\.(\d+)", installed.version)
+    version = (int(numbers[1]), int(numbers[2])) if numbers else None
+    name = f"vLLM {installed.version}"
+    known = ".".join(map(str, OLDEST)) + " to " + ".".join(map(str, NEWEST))
+    if version is None or version > NEWEST:
+        text = f"{name} is not known to the plugin (known: {known}): it removes itself if it fails"
+        return Finding("vllm", Level.LESS, text, "update joulemeter, or tell us how it went")
+    if version < OLDEST:
+        text = f"{name} is older than the plugin knows ({known}): steps may not be seen"
+        return Finding("vllm", Level.LESS, text, f"update vLLM to {'.'.join(map(str, OLDEST))}")
+    return Finding("vllm", Level.GOOD, f"{name}: every step is seen, each request has a receipt")
+
+
+def _plugin(machine: Machine, installed: Installed) -> Finding:
+    allowed = machine.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
+        names = ",".join(filter(None, [*(n.strip() for n in allowed.split(",")), PLUGIN]))
+        text = "VLLM_PLUGINS is set without joulemeter: vLLM will not load the plugin"
+        return Finding("plugin", Level.NO, text, f"set VLLM_PLUGINS={names}, or unset it")
+    if installed.has_plugin:
+        return Finding("plugin", Level.GOOD, "installed beside vLLM")
+    text = "not installed beside vLLM: `joulemeter run` puts it there for its own server"
+    return Finding("plugin", Level.GOOD, text)
