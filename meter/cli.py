@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from meter import __version__
-from meter.config import ConfigError, Settings, known_keys, load
+from meter.config import ConfigError, Settings, load
+from meter.config.show import commented
 
 T = TypeVar("T")
 
@@ -255,28 +256,7 @@ def show(
 ) -> None:
     """Show the settings in force, with what each means."""
     settings = Settings() if defaults else _settings(config, {})
-    values = settings.model_dump(mode="json")
-    print(json.dumps(values) if as_json else _commented(values))
-
-
-def _commented(values: dict[str, Any]) -> str:
-    """YAML that can be used as a file, each key under its description."""
-    lines: list[str] = []
-    section = ""
-    for dotted, description in known_keys():
-        *sections, key = dotted.split(".")
-        value: Any = values
-        for part in (*sections, key):
-            value = value[part]
-        head = sections[0] if sections else ""
-        if head and head != section:
-            lines.append(f"{head}:")
-        section = head
-        indent = "  " if sections else ""
-        lines.append(f"{indent}# {description}")
-        # A JSON value is a YAML value, on one line.
-        lines.append(f"{indent}{key}: {json.dumps(value)}")
-    return "\n".join(lines)
+    print(json.dumps(settings.model_dump(mode="json")) if as_json else commented(settings))
 
 
 @app.command()

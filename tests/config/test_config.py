@@ -93,6 +93,9 @@ def test_settings_cannot_be_changed():
         ("pricing: {electricity_price: 1}", "pricing.electricity_price",
          "pricing.electricity_price_per_kwh"),
         ("recrod: x", "recrod", "record"),
+        ("powre: {source: cpu}", "powre", "power.source"),
+        ("pue: 1.2", "pue", "pricing.pue"),
+        ("http: {rate_hz: 5}", "http.rate_hz", "power.rate_hz"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_names_the_nearest_known_one(file, text, key, nearest):
@@ -102,12 +105,19 @@ def test_an_unknown_key_names_the_nearest_known_one(file, text, key, nearest):
     assert str(raised.value) == f"{key}: unknown setting: did you mean {nearest}?"
 
 
+def test_a_key_like_no_other_says_where_all_are(file):
+    """Nothing is near: no guess."""
+    with pytest.raises(ConfigError, match="qqqq: unknown setting: `joulemeter config show` has"):
+        load(file("qqqq: 1"))
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
         ("JOULEMETER_POWR__RATE_HZ", "power.rate_hz"),
         ("JOULEMETER_RECROD", "record"),
         ("JOULEMETER_HTTP__PROT", "http.port"),
+        ("JOULEMETER_LOG", "log_level"),
     ],
 )
 def test_an_unknown_variable_is_an_error_too(monkeypatch, name, nearest):

@@ -1,46 +1,25 @@
-"""Settings: flags > environment (``JOULEMETER_…``) > YAML file > default, in one frozen object.
+"""Every setting, defined once: its type, its bounds, its default and what it means.
 
-In the environment a section and its key are joined by two underscores:
-``JOULEMETER_PRICING__PUE=1.3``. Lists are comma-separated. Unknown keys are errors that name the
-nearest known key. The key descriptions below are what ``joulemeter config show`` prints.
+What is written here is what ``joulemeter config show`` explains and what an error quotes.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    YamlConfigSettingsSource,
-)
-
-PREFIX = "JOULEMETER_"
-CONFIG_VARIABLE = "JOULEMETER_CONFIG"
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be used. One line per problem: field, what is wrong, the remedy."""
+from pydantic_settings import NoDecode
 
 
 def _listed(value: object) -> object:
@@ -194,24 +173,6 @@ class Settings(Section):
     )
 
 
-def load(path: Path | None = None, flags: Mapping[str, object] | None = None) -> Settings:
-    """The settings in force. ``flags`` maps dotted keys to values; ``None`` there is not given.
-
-    ``path`` defaults to what ``JOULEMETER_CONFIG`` names. Raises ``ConfigError``.
-    """
-    path = path or _path_from_environment()
-    if path is not None:
-        _check_file(path)
-    _check_environment(os.environ)
-    try:
-        layered = _layered(path)(**_nested(flags or {}))
-        return Settings.model_validate(layered.model_dump())
-    except ValidationError as error:
-        raise ConfigError("\n".join(map(_explain, error.errors()))) from error
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}: give a plain value, lists by commas") from error
-
-
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every key in dotted form with its description."""
     for name, field in model.model_fields.items():
@@ -219,94 +180,3 @@ def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[
             yield from known_keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, field.description or ""
-
-
-def _path_from_environment() -> Path | None:
-    value = os.environ.get(CONFIG_VARIABLE)
-    return Path(value) if value else None
-
-
-def _layered(path: Path | None) -> type[BaseSettings]:
-    """``Settings`` with its sources; a class, for pydantic-settings takes sources by class."""
-
-    class Layered(Settings, BaseSettings):
-        model_config = SettingsConfigDict(
-            frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__"
-        )
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            file = YamlConfigSettingsSource(settings_cls, yaml_file=path)
-            return init_settings, env_settings, file
-
-    return Layered
-
-
-def _nested(flags: Mapping[str, object]) -> dict[str, Any]:
-    """``{"http.port": 1}`` as ``{"http": {"port": 1}}``, without what was not given."""
-    nested: dict[str, Any] = {}
-    for dotted, value in flags.items():
-        if value is None:
-            continue
-        *sections, key = dotted.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
-    return nested
-
-
-def _check_file(path: Path) -> None:
-    """That the file is there and is a YAML mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}): give the path of a YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: expected sections such as 'pricing:', found a {type(values).__name__}"
-        )
-
-
-def _check_environment(environ: Mapping[str, str]) -> None:
-    """Unknown sections in the environment; pydantic-settings passes over them in silence."""
-    sections = {key.split(".")[0] for key, _ in known_keys()}
-    for name in sorted(environ):
-        section, nested, _ = name.removeprefix(PREFIX).partition("__")
-        if not name.startswith(PREFIX) or section.lower() in sections:
-            continue
-        dotted = name.removeprefix(PREFIX).lower().replace("__", ".")
-        nearest = difflib.get_close_matches(dotted, [key for key, _ in known_keys()], 1, 0.7)
-        if nested or nearest:
-            raise ConfigError(f"{name}: unknown setting{_suggest(dotted)}")
-
-
-def _suggest(dotted: str) -> str:
-    keys = [key for key, _ in known_keys()]
-    nearest = difflib.get_close_matches(dotted, keys, 1, 0.4)
-    return f": did you mean {nearest[0]}?" if nearest else f": known are {', '.join(keys)}"
-
-
-def _explain(error: ErrorDetails) -> str:
-    """One problem in one line: the field, what is wrong with it, and what it takes."""
-    dotted = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{dotted}: unknown setting{_suggest(dotted)}"
-    key = next((key for key, _ in known_keys() if dotted.startswith(key)), dotted)
-    takes = dict(known_keys()).get(key)
-    if takes is None:
-        return f"{key}: expected a section of keys, found {error['input']!r}{_suggest(dotted)}"
-    problem = error["msg"].removeprefix("Value error, ")
-    variable = PREFIX + key.upper().replace(".", "__")
-    return f"{key}: {problem}, found {error['input']!r}. {takes} Set {key} or {variable}."
