@@ -259,7 +259,8 @@ class Attributor:
             engine.down(event.t_ns)
 
     def _advance(self, t_ns: int) -> None:
-        self._now_ns = max(self._now_ns, t_ns)
+        if t_ns > self._now_ns:
+            self._now_ns = t_ns
         if self._now_ns >= self._due_ns and not self._hindsight:
             every_ns = _SETTLE_EVERY_NS_PER_ENGINE * len(self._engines)
             every_ns = min(max(every_ns, _SETTLE_EVERY_NS_MIN), _SETTLE_EVERY_NS_MAX)

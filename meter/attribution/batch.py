@@ -134,7 +134,8 @@ class Batch:
             plain = tokens == 1 and phase is _DECODE and (kept is None or kept == 1)
             if plain and joined.get(request) == context - k:
                 continue
-            if self.remove(request):
+            if request in joined:
+                self.remove(request)
                 changes.append(Leaves(k, request))
             if plain:
                 joins.append(Joins(k, request, context))

@@ -108,7 +108,7 @@ class Groups:
         self._final.append(receipt)
 
     def _remember(self, id: str, receipt: Receipt) -> None:
+        self._recent.pop(id, None)
         self._recent[id] = receipt
-        self._recent.move_to_end(id)
         if len(self._recent) > _RECENT_RECEIPTS:
             self._recent.popitem(last=False)
