@@ -149,7 +149,7 @@ def replay(
         replayed = room.replay(trace, rule, mode)
     except TraceError as error:
         _fail(str(error))
-    for bad in replayed.trace.bad_lines:
+    for bad in replayed.bad_lines:
         print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
     for hole in room.not_covered(replayed):
         print(f"{trace}: {hole}", file=sys.stderr)
@@ -159,7 +159,7 @@ def replay(
     if summary is not None:
         summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     _print_replay(figures, as_json)
-    if strict and replayed.trace.bad_lines:
+    if strict and replayed.bad_lines:
         raise typer.Exit(2)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from meter.attribution import Attributor, Learned, from_facts
 from meter.attribution.rules import Rule, split
 from meter.export.receipts import receipt_line
-from meter.model import Account, Receipt, Snapshot, Step, worst
-from meter.trace import BadLine, Trace, read_trace
+from meter.model import Account, Event, Receipt, Snapshot, Step, worst
+from meter.trace import BadLine, Trace, TraceReader, collection_paused
 
 _META_LINE = 1
 #: Some 60 intervals of a counter of 100 ms.
@@ -38,11 +39,11 @@ class CalibrationMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay gives: the receipts, the accounts at the end, and the trace it read."""
+    """What a replay gives: receipts, the accounts at the end, and the lines it could not use."""
 
     receipts: tuple[Receipt, ...]
     snapshot: Snapshot
-    trace: Trace
+    bad_lines: tuple[BadLine, ...] = ()
 
 
 def replay(
@@ -51,7 +52,9 @@ def replay(
     calibration: CalibrationMode = CalibrationMode.WHOLE,
 ) -> Replayed:
     """Replay the trace at ``path``. Raises ``meter.trace.TraceError`` where nothing is usable."""
-    return replay_trace(read_trace(path), policy, calibration)
+    with collection_paused():
+        reader = TraceReader(path)
+        return _replay(reader, reader, policy, calibration)
 
 
 def replay_trace(
@@ -59,32 +62,47 @@ def replay_trace(
     policy: Policy = Policy.SHAPLEY,
     calibration: CalibrationMode = CalibrationMode.WHOLE,
 ) -> Replayed:
-    """Replay a trace that is already read.
+    """Replay a trace that is already read."""
+    return _replay(trace, trace.events, policy, calibration)
+
+
+def _replay(
+    source: TraceReader | Trace,
+    events: Iterable[Event],
+    policy: Policy,
+    calibration: CalibrationMode,
+) -> Replayed:
+    """Events go through as they are read: a trace may be larger than the memory.
 
     Where the trace says what was known at its start, ``online`` begins there; ``whole`` only where
     the trace itself has too little work to learn from.
     """
-    trace, restored = _restored(trace)
-    hindsight = calibration is CalibrationMode.WHOLE
-    if hindsight and restored and not _is_short(trace):
-        restored = []
-    core = Attributor(trace.devices, trace.engines, restored=restored, hindsight=hindsight)
-    for event in trace.events:
+    restored, odd = _restored(source.meta)
+    if policy is not Policy.SHAPLEY:
+        events = list(events)
+    hindsight, coming = calibration is CalibrationMode.WHOLE, iter(events)
+    first: list[Event] = []
+    if hindsight and restored:
+        first, short = _first_work(coming)
+        restored = restored if short else []
+    core = Attributor(source.devices, source.engines, restored=restored, hindsight=hindsight)
+    for event in chain(first, coming):
         core.feed(event)
     core.finish()
     receipts = core.drain()
     if policy is not Policy.SHAPLEY:
-        receipts = _under_rule(trace, receipts, Rule(policy))
-    return Replayed(tuple(receipts), core.snapshot(), trace)
+        receipts = _under_rule(events, receipts, Rule(policy))
+    bad_lines = sorted([*source.bad_lines, *odd])
+    return Replayed(tuple(receipts), core.snapshot(), tuple(bad_lines))
 
 
-def _restored(trace: Trace) -> tuple[Trace, list[Learned]]:
-    """What the recording core began with; what is odd there becomes bad lines of the trace."""
-    said = trace.meta.get("calibration")
+def _restored(meta: Mapping[str, Any]) -> tuple[list[Learned], list[BadLine]]:
+    """What the recording core began with, and what is odd there."""
+    said = meta.get("calibration")
     learned = said.get("learned", []) if isinstance(said, dict) else said or []
     if not isinstance(learned, list):
-        return _with_bad(trace, ["calibration.learned must be a list"]), []
-    restored, reasons = [], []
+        return [], [BadLine(_META_LINE, "calibration.learned must be a list")]
+    restored, odd = [], []
     for number, facts in enumerate(learned):
         try:
             if not isinstance(facts, dict):
@@ -92,29 +110,27 @@ def _restored(trace: Trace) -> tuple[Trace, list[Learned]]:
             restored.append(from_facts(facts))
         except (ValueError, ArithmeticError) as error:
             reason = str(error).removeprefix("calibration: ")
-            reasons.append(f"calibration.learned[{number}] is left out: {reason}")
-    return _with_bad(trace, reasons), restored
+            reason = f"calibration.learned[{number}] is left out: {reason}"
+            odd.append(BadLine(_META_LINE, reason))
+    return restored, odd
 
 
-def _with_bad(trace: Trace, reasons: list[str]) -> Trace:
-    bad = [BadLine(_META_LINE, reason) for reason in reasons]
-    return replace(trace, bad_lines=sorted(trace.bad_lines + bad)) if bad else trace
-
-
-def _is_short(trace: Trace) -> bool:
-    """Whether all steps together take less than ``_SHORT_NS``."""
+def _first_work(events: Iterator[Event]) -> tuple[list[Event], bool]:
+    """The first events, with ``_SHORT_NS`` of steps; and whether there is no more than that."""
+    taken: list[Event] = []
     left_ns = _SHORT_NS
-    for event in trace.events:
+    for event in events:
+        taken.append(event)
         if isinstance(event, Step):
             left_ns -= event.t1_ns - event.t0_ns
             if left_ns <= 0:
-                return False
-    return True
+                return taken, False
+    return taken, True
 
 
-def _under_rule(trace: Trace, receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
+def _under_rule(events: Iterable[Event], receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
     """The same requests, charged by another rule. Rules know no phases: all counts as decode."""
-    joules = split(trace.events, rule)
+    joules = split(events, rule)
     return [
         replace(
             receipt,
@@ -185,7 +201,7 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "lost_steps": s.lost_steps,
         "resets": {d.device.id: d.resets for d in s.devices},
         "jumps": {d.device.id: d.jumps for d in s.devices},
-        "bad_lines": len(replayed.trace.bad_lines),
+        "bad_lines": len(replayed.bad_lines),
     }
 
 

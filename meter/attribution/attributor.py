@@ -259,8 +259,7 @@ class Attributor:
             engine.down(event.t_ns)
 
     def _advance(self, t_ns: int) -> None:
-        if t_ns > self._now_ns:
-            self._now_ns = t_ns
+        self._now_ns = max(self._now_ns, t_ns)
         if self._now_ns >= self._due_ns and not self._hindsight:
             every_ns = _SETTLE_EVERY_NS_PER_ENGINE * len(self._engines)
             every_ns = min(max(every_ns, _SETTLE_EVERY_NS_MIN), _SETTLE_EVERY_NS_MAX)
@@ -331,9 +330,14 @@ class Attributor:
         return [e for e in self._engines.values() if device in e.info.devices]
 
     def _learn(self, work: _DeviceWork, owners: list[EngineState]) -> None:
-        """With hindsight: learn from all intervals before any of them is closed."""
+        """With hindsight: learn from all intervals before any of them is closed.
+
+        The first round prices with the prior; a later one that leaves the counter's window where it
+        was has nothing more to tell.
+        """
         calibration = work.calibration
-        for _ in range(_HINDSIGHT_ROUNDS):
+        for round in range(_HINDSIGHT_ROUNDS):
+            before = calibration.fit.window
             calibration.forget()
             past = Past()
             for block in self._blocks(work.waiting):
@@ -342,6 +346,8 @@ class Attributor:
                 calibration.add(evaluated, len(block), strange)
                 past = remember(evaluated, past, len(block))
             calibration.search()
+            if round and calibration.fit.window[:2] == before[:2]:
+                break
 
     def _blocks(self, waiting: Iterable[Interval]) -> Iterator[list[Interval]]:
         """Neighbouring intervals, in blocks of limited length."""

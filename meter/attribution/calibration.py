@@ -140,9 +140,11 @@ class Calibration:
         if not self._kept or not self._busy:
             return
         most = _SEARCHED_IN_HINDSIGHT if self._hindsight else _SEARCHED
-        window = find_window(self._raw(most), self.fit.window)
+        seen = self._raw(most)
+        window = find_window(seen, self.fit.window)
         if window[:2] != self.fit.window[:2]:
-            self._rows = self._raw(None).rows(window)
+            everything = seen if self._kept_count <= most else self._raw(None)
+            self._rows = everything.rows(window)
         self.fit = replace(self.fit, window=window)
         self.refit()
 

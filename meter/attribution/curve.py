@@ -58,8 +58,10 @@ class Curve:
     def at(self, t: Array) -> Array:
         """The totals at times ``t`` (m,): shape (m, c)."""
         index, part = self._place(t)
-        low = self._totals[index]
-        return np.asarray(low + part[:, None] * (self._totals[index + 1] - low))
+        low, grown = self._pieces(index)
+        grown *= part[:, None]
+        grown += low
+        return grown
 
     def through(self, t: Array, width_s: float) -> Array:
         """The totals at ``t``, averaged over a window of ``width_s`` around it: shape (m, c)."""
@@ -84,10 +86,20 @@ class Curve:
                 (np.zeros((1, areas.shape[1])), np.cumsum(areas, axis=0))
             )
         index, part = self._place(t)
-        low = self._totals[index]
-        slope = self._totals[index + 1] - low
-        length = (t - self._times[index])[:, None]
-        grown = (low + slope * part[:, None] / 2) * length
+        low, grown = self._pieces(index)
+        grown *= part[:, None] / 2
+        grown += low
+        grown *= (t - self._times[index])[:, None]
         # Before the first time the totals are those at it, and their integral counts from there.
-        grown[index == 0] -= (low * (self._times[1] - self._times[0]))[index == 0]
-        return np.asarray(self._integral[index] + grown)
+        before = index == 0
+        if before.any():
+            grown[before] -= low[before] * (self._times[1] - self._times[0])
+        grown += self._integral.take(index, axis=0)
+        return grown
+
+    def _pieces(self, index: Ints) -> tuple[Array, Array]:
+        """The totals at the start of these pieces, and what they grow by in them."""
+        low = self._totals.take(index, axis=0)
+        grown = self._totals.take(index + 1, axis=0)
+        grown -= low
+        return low, grown

@@ -50,7 +50,7 @@ def answered(factor: np.ndarray | float = 1.0, doubt: float = 0.01) -> Replayed:
         devices=(_device(),),
         measured_j=busy_j + truth.idle_j,
     )
-    return Replayed(receipts, snapshot, case().trace())
+    return Replayed(receipts, snapshot)
 
 
 def _receipt(id: str, closed_ns: int, times: float, doubt: float) -> Receipt:
