@@ -31,6 +31,9 @@ _LOG_EVERY_NS = 60_000_000_000
 _MOMENT_S = 1.0
 _STUCK_S = 30.0
 _ASK_AGAIN_S = 1.0
+#: The core settles steps without the joules of a counter that is silent for longer (its
+#: ``_SILENT_NS``): what comes later is no request's any more.
+_FORGOTTEN_NS = 45_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,11 @@ class Lane:
         if self._watch.still_s > _STUCK_S and reading.energy_uj is not None:
             said = f"the counter has stood still for {self._watch.still_s:.0f} s under load"
             return replace(reading, energy_uj=None, error=said)
+        good_ns = self.state.good_ns
+        if good_ns is not None and reading.energy_uj is not None:
+            silent_ns = reading.t_ns - good_ns
+            if silent_ns > _FORGOTTEN_NS:
+                return replace(reading, missed="counter_silent")
         return reading
 
     def _failed(self, reason: str) -> None:

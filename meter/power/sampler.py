@@ -24,7 +24,7 @@ from meter.power.source import PowerSource
 
 __all__ = ["PowerSource", "Sampler", "SamplerCounters"]
 
-_START_WITHIN_S = 10.0
+_START_WITHIN_S = 5.0
 _STOP_WITHIN_S = 2.0
 _WATCH_EVERY_S = 0.25
 #: A device that has given no energy for so long is said to be silent.

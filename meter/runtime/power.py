@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -72,15 +71,15 @@ def _gpu_share(sampler: Sampler, source: PowerSource) -> float:
 def ownership(directory: Path | None, device: Device) -> Ownership | None:
     """The lock of a GPU; a host's CPU is many meters' to read.
 
-    A simulated card is another one for every file that it lives in.
+    A simulated card is another one for every file that it lives in: its lock lies beside that.
     """
     if device.boundary != "gpu":
         return None
-    scope = ""
     card = os.environ.get(CARD_VARIABLE)
     if device.quality is Quality.SIMULATED and card:
-        scope = "-" + hashlib.sha256(str(Path(card).resolve()).encode()).hexdigest()[:12]
-    return Ownership(device.id, directory or DIRECTORY, scope)
+        file = Path(card).resolve()
+        return Ownership(device.id, directory or file.parent, f"-{file.name}")
+    return Ownership(device.id, directory or DIRECTORY)
 
 
 def _candidates(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from meter.attribution import Attributor
 from meter.model import Device, Event, Quality, Reading
 from meter.power.lane import Lane
 from tests.power.test_sampler import Script
@@ -69,3 +70,53 @@ def test_missed_deadlines_are_not_caught_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert grid == pytest.approx([5 * (i + 1) for i in range(10)], abs=0.081)
     assert [r.late_s for r in readings] == pytest.approx([0.0] * 11)
     assert lane.state.missed == 4 * 10
+
+
+S = 1_000_000_000
+
+
+def through_a_lane(answers: Sequence[Reading]) -> list[Reading]:
+    """What a lane pushes of what its source says."""
+    pushed: list[Event] = []
+    stopping = threading.Event()
+
+    class Ending(Script):
+        def read(self, device: str | None = None) -> Sequence[Reading]:
+            if len(self.answers) == 1:
+                stopping.set()
+            return super().read(device)
+
+    source = Ending(*answers)
+    Lane(source, Device("d", "device", Quality.SIMULATED), pushed.append, 1, stopping).poll()
+    readings = [event for event in pushed if isinstance(event, Reading)]
+    return readings[: len(answers)]  # one more at the end, when it is stopped
+
+
+@pytest.mark.parametrize(("silent_s", "missed_j"), [(30, 0.0), (44, 0.0), (46, 3.0), (3600, 3.0)])
+def test_after_a_long_silence_the_joules_are_nobodys(silent_s: int, missed_j: float) -> None:
+    """Steps do not wait for ever: what comes later than they waited is unattributed, and says why;
+    what comes in time is theirs. Nothing is lost."""
+    readings = through_a_lane(
+        [
+            Reading("d", S, 1_000_000),
+            Reading("d", 2 * S, None, error="GPU is lost"),
+            Reading("d", (1 + silent_s) * S, 4_000_000),
+            Reading("d", (2 + silent_s) * S, 6_000_000),
+        ]
+    )
+    core = Attributor([Device("d", "device", Quality.SIMULATED)])
+    for reading in readings:
+        core.feed(reading)
+    core.finish()
+    snapshot = core.snapshot()
+    assert snapshot.measured_j == pytest.approx(5.0)
+    assert snapshot.unattributed.get("counter_silent", 0.0) == pytest.approx(missed_j)
+
+
+def test_a_slow_call_is_believed_where_all_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single one is not: when in it the counter was read is not known."""
+    slow = [Reading("d", (10 + 2 * i) * S, i, latency_s=1.5) for i in range(3)]
+    fast = Reading("d", 20 * S, 9, latency_s=0.001)
+    readings = through_a_lane([Reading("d", S, 0, latency_s=0.001), *slow, fast, fast])
+    assert [r.energy_uj for r in readings][:5] == [0, None, 1, 2, 9]
+    assert "moment is not known" in (readings[1].error or "")

@@ -1,0 +1,91 @@
+"""``joulemeter run`` as a process while its power source misbehaves: the server never notices."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import httpx
+from test_run import ENGINE, UUID, card, closes, library, metered, poll, start
+
+from meter.demo.card import Card, Fault
+
+__all__ = ["card", "library", "metered", "start"]  # fixtures
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
+ENDED = 128 + signal.SIGTERM
+
+
+def metric(url: str, name: str) -> float | None:
+    """The value of the first sample of that name; ``None`` where there is none."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    return float(lines[0].rpartition(" ")[2]) if lines else None
+
+
+def until(condition, what: str):
+    end = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < end, f"{what} never came"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_driver_that_hangs_at_the_start_comes_later(metered, card):
+    """The server is started without it; when it answers, its GPU is metered and receipts have
+    joules."""
+    cards = Card.attach(card)
+    cards.fault(0, Fault.HANG, 0)
+    run = metered("--", *ENGINE, 300, 3)
+    url = run.started()
+    assert any("driver_does_not_answer" in line for line in run.lines)
+    ready = httpx.get(f"{url}/readyz", trust_env=False)
+    assert "the driver has not answered yet" in ready.text
+    cards.clear_faults(0)
+    summary = poll(url, lambda s: s["measured_j"] > 0 and s["receipts_closed_j"] > 0 and closes(s))
+    assert [device["gpu_uuid"] for device in summary["devices"]] == [UUID]
+    run.process.terminate()
+    assert run.end()[0] == ENDED
+
+
+def test_a_driver_that_hangs_holds_up_no_end(metered, card):
+    """The GPU's figures grow old, which is shown; the server ends as ever, the meter with it."""
+    cards = Card.attach(card)
+    run = metered("--", *ENGINE, 8, 4)
+    url = run.started()
+    poll(url, lambda s: s["measured_j"] > 0)
+    cards.fault(0, Fault.HANG, time.monotonic_ns())
+    until(lambda: (metric(url, 'joulemeter_source_age_seconds{source="power"}') or 0) > 3, "age")
+    until(lambda: any("device_silent" in line for line in run.lines), "the line")
+    assert run.end()[0] == 4
+    assert run.lines[-1].endswith("requests"), "the sum is told all the same"
+    cards.clear_faults(0)
+
+
+def test_the_second_meter_takes_over(metered, card):
+    """It says whose the GPU is and exports nothing of it; when the first one ends it meters it, and
+    its own engine's requests have joules."""
+    first = metered("--", *SLEEP)
+    poll(first.started(), lambda s: s["devices"])
+    second = metered("--", *ENGINE, 300, 0)
+    url = second.started()
+    assert any("device_not_ours" in line for line in second.lines)
+    poll(url, lambda s: s["receipts_closed"] > 0)
+    assert metric(url, "joulemeter_device_owned") == 0
+    assert metric(url, "joulemeter_gpu_energy_joules_total{") is None
+    first.process.terminate()
+    first.end()
+    summary = poll(url, lambda s: s["receipts_closed_j"] > 0 and closes(s))
+    assert metric(url, "joulemeter_device_owned") == 1
+    assert summary["quality"] == "simulated"
+    second.process.terminate()
+    assert second.end()[0] == ENDED
+
+
+def test_nothing_of_a_simulated_card_is_left(metered, card, tmp_path):
+    """Its lock lies beside its file, not among the host's."""
+    run = metered("--", "true")
+    run.started()
+    run.end()
+    assert [path.name for path in tmp_path.glob("*.lock")] == [f"{UUID}-card.lock"]
