@@ -47,7 +47,8 @@ class CpuClaim:
     """A source whose one device, the CPU of ``source``, shows what the engine claims of it.
 
     ``engine_s``: CPU seconds of the engine's processes so far; ``busy_s``: of all; ``idle_share``:
-    the engine's part of the idle power, from 0 to 1. ``totals`` is replaced, never changed.
+    the engine's part of the idle power, from 0 to 1; ``idle_w``: that power, where it is known
+    (else it is learned). ``totals`` is replaced, never changed.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class CpuClaim:
         engine_s: Callable[[], float],
         busy_s: Callable[[], float] = busy_s,
         idle_share: Callable[[], float] = lambda: 1.0,
+        idle_w: float | None = None,
     ) -> None:
         self._source = source
         self._engine_s = engine_s
         self._busy_s = busy_s
         self._idle_share = idle_share
+        self._idle_w = idle_w
         self._last: _Mark | None = None
         self._idle_mark: _Mark | None = None
         self._shown_from_uj = 0
@@ -75,7 +78,7 @@ class CpuClaim:
     def open(self) -> Sequence[Device]:
         """Raises ``PowerError`` as the source does."""
         (device,) = self._source.open()
-        self.totals = Claimed(device.quality)
+        self.totals = Claimed(device.quality, idle_w=self._idle_w)
         return [replace(device, note="what the engine claims of the CPU by its processes' time")]
 
     def read(self, device: str | None = None) -> Sequence[Reading]:
@@ -116,6 +119,8 @@ class CpuClaim:
     def _learn_idle(self, now: _Mark) -> None:
         assert self.totals is not None
         assert self._idle_mark is not None
+        if self._idle_w is not None:
+            return
         passed_ns = now.t_ns - self._idle_mark.t_ns
         if passed_ns < _IDLE_OVER_NS:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from meter.model import Device, Reading
+from meter.model import Device, Quality, Reading
 from meter.power.integral import BRIDGE_NS, PowerIntegral
 
 #: As in ``meter.attribution.intervals``: what no board draws, and the shortest time it is asked of.
@@ -35,12 +35,14 @@ class Watch:
 
     ``gap``: by how much the counter moved more (+) or less (−) than the integral of the instant
     power over the last whole half minute, as a share of the integral; ``None`` where that cannot
-    be told. ``still_s``: for how long the counter has stood still though the device drew power.
+    be told (an estimate is made of its power, and a CPU's power of its counter). ``still_s``: for
+    how long the counter has stood still though the device drew power.
     """
 
     def __init__(self, device: Device) -> None:
         limit_w = device.power_limit_w
         self._power_w_max = 3 * limit_w if limit_w else _POWER_W_MAX
+        self._compares = device.boundary == "gpu" and device.quality is not Quality.ESTIMATED
         self._integral = PowerIntegral()
         self._last: Reading | None = None
         self._moved_ns = 0
@@ -104,7 +106,7 @@ class Watch:
             return []
         self._start = (reading.t_ns, reading.energy_uj or 0, drawn_uj)
         power_uj = drawn_uj - integral_uj
-        if power_uj < _WINDOW_UJ:
+        if power_uj < _WINDOW_UJ or not self._compares:
             return []
         self.gap = ((reading.energy_uj or 0) - counter_uj) / power_uj - 1
         before, self._disagrees = self._disagrees, abs(self.gap) > _GAP_MAX

@@ -46,7 +46,10 @@ class HostCpu:
         self._counted_s = float("-inf")
         self._meters = 1
         self.gpu_share: Callable[[], float] | None = None
-        self.claim = CpuClaim(cpu_source(settings), TreeTime(), idle_share=self._idle_share)
+        source = cpu_source(settings)
+        # The estimate's idle power is what it was given; RAPL's is learned.
+        known_w = settings.cpu_idle_w if isinstance(source, CpuEstimate) else None
+        self.claim = CpuClaim(source, TreeTime(), idle_share=self._idle_share, idle_w=known_w)
 
     def _idle_share(self) -> float:
         if self.gpu_share is not None:

@@ -86,6 +86,17 @@ def test_idle_power_is_shared_by_the_engines() -> None:
     assert host.claim.totals.claimed_uj == pytest.approx(host.claim.totals.other_uj)
 
 
+def test_a_known_idle_power_is_not_learned() -> None:
+    """The estimate's is a setting: a host that is busy from the start hides nothing."""
+    host = Host()
+    host.claim = CpuClaim(host, lambda: host.engine_s, lambda: host.busy_s, idle_w=40.0)
+    host.claim.open()
+    host.run(4, 100.0, 1.0, 3.0)
+    assert host.claim.totals is not None
+    assert host.claim.totals.idle_w == 40.0
+    assert host.claim.totals.claimed_uj / 1e6 == pytest.approx(3.9 * 55.0)
+
+
 moves = st.lists(
     st.tuples(st.integers(1, 3 * 10**8), st.integers(0, 10**7), st.floats(0, 2), st.floats(0, 2)),
     max_size=60,

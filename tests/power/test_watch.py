@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,19 @@ def test_without_power_there_is_no_gap() -> None:
     assert played.watch.see(Reading("d", played.t_ns + 1, None, error="no")) == []
     assert played.said == []
     assert played.watch.gap is None
+
+
+@pytest.mark.parametrize(
+    "device",
+    [replace(CARD, quality=Quality.ESTIMATED), replace(CARD, id="cpu", boundary="host")],
+)
+def test_a_counter_made_of_its_power_is_not_compared(device: Device) -> None:
+    """Nor a power made of its counter: that they agree would say nothing."""
+    played = Played(factor=0.5)
+    played.watch = Watch(device)
+    played.run(70)
+    assert played.watch.gap is None
+    assert played.said == []
 
 
 def test_what_was_not_seen_is_not_compared() -> None:
