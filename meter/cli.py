@@ -241,6 +241,50 @@ def doctor(
     raise typer.Exit(diagnosis.exit_code)
 
 
+@app.command()
+def report(
+    trace: Annotated[
+        Path | None, typer.Argument(metavar="[TRACE]", help="A recorded trace.")
+    ] = None,
+    html: Annotated[Path, typer.Option(metavar="OUT", help="The page to write.")] = Path(
+        "joulemeter-report.html"
+    ),
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="URL", help="A Prometheus that scrapes meters, instead.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="From when: 2026-11-25T08:00Z, or -24h before --to.")
+    ] = "-24h",
+    end: Annotated[
+        str, typer.Option("--to", help="Until when: a time like --from, or now.")
+    ] = "now",
+    config: ConfigFile = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as JSON, and write no page.")
+    ] = False,
+) -> None:
+    """Write what was used, by whom, what it cost, when and how sure, as one HTML page.
+
+    For a PDF, print the page. Exits with 2 where nothing is usable.
+    """
+    from meter.report import make
+
+    if (trace is None) == (prometheus is None):
+        _fail("report: give a TRACE or --prometheus URL, one of the two")
+    try:
+        if trace is not None:
+            made = make.from_trace(trace, make.Tariff(**_settings(config, {}).pricing.model_dump()))
+        else:
+            made = make.from_prometheus(prometheus or "", *make.window(start, end))
+        if as_json:
+            print(make.to_json(made))
+            return
+        make.write(made, html)
+    except make.ReportError as error:
+        _fail(f"report: {error}")
+    print(f"wrote {html}")
+
+
 @config_app.command()
 def check(config: ConfigFile = None) -> None:
     """Check the settings; exits with 2 and names each problem where they cannot be used."""

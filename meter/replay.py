@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
@@ -16,6 +16,7 @@ from meter.export.receipts import receipt_line
 from meter.model import Account, Event, Receipt, Snapshot, Step, worst
 from meter.trace import BadLine, Trace, TraceReader, collection_paused
 
+Watch = Callable[[Event, Attributor], None]
 _META_LINE = 1
 #: Some 60 intervals of a counter of 100 ms.
 _SHORT_NS = 6_000_000_000
@@ -50,11 +51,15 @@ def replay(
     path: Path | str,
     policy: Policy = Policy.SHAPLEY,
     calibration: CalibrationMode = CalibrationMode.WHOLE,
+    watch: Watch | None = None,
 ) -> Replayed:
-    """Replay the trace at ``path``. Raises ``meter.trace.TraceError`` where nothing is usable."""
+    """Replay the trace at ``path``. Raises ``meter.trace.TraceError`` where nothing is usable.
+
+    ``watch`` may look at the core after each event, and must not drain it.
+    """
     with collection_paused():
         reader = TraceReader(path)
-        return _replay(reader, reader, policy, calibration)
+        return _replay(reader, reader, policy, calibration, watch)
 
 
 def replay_trace(
@@ -71,6 +76,7 @@ def _replay(
     events: Iterable[Event],
     policy: Policy,
     calibration: CalibrationMode,
+    watch: Watch | None = None,
 ) -> Replayed:
     """Events go through as they are read: a trace may be larger than the memory.
 
@@ -88,6 +94,8 @@ def _replay(
     core = Attributor(source.devices, source.engines, restored=restored, hindsight=hindsight)
     for event in chain(first, coming):
         core.feed(event)
+        if watch is not None:
+            watch(event, core)
     core.finish()
     receipts = core.drain()
     if policy is not Policy.SHAPLEY:

@@ -24,6 +24,7 @@ ROOMS = (
     "export",
     "top",
     "replay",
+    "report",
     "demo",
     "config",
     "selftest",

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from meter.export.figures import count, duration, energy, number, quantity, summands
 from meter.top.feed import Heard
-from meter.top.figures import count, duration, energy, number, quantity, summands
 from meter.top.graph import COLOURS, area, bar, columns, spark
 from meter.top.requests import requests
 from meter.top.series import Series

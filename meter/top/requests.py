@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from meter.top.figures import count, duration, energy, money
+from meter.export.figures import count, duration, energy, money
 from meter.top.graph import COLOURS, bar
 from meter.top.view import View
 

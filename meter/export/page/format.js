@@ -54,7 +54,8 @@ export function seconds(value) {
 /** Terms of a sum and their total, in one unit and so rounded that a reader can add them up. */
 export function summands(total, terms) {
   const value = joules => units.wh ? joules / 3600 : joules;
-  const [factor, prefix] = PREFIXES.find(([least]) => Math.abs(value(total)) >= least * 100) ?? PREFIXES.at(-1);
+  const [factor, prefix] = PREFIXES.find(([least]) =>
+    Math.abs(value(total)) >= least * (least > 1 ? 1000 : 100)) ?? PREFIXES.at(-1);
   const tenths = terms.map(joules => 10 * value(joules) / factor);
   const floors = tenths.map(Math.floor);
   let missing = Math.round(10 * value(total) / factor) - floors.reduce((a, b) => a + b, 0);

@@ -1,4 +1,4 @@
-"""Numbers for people, with their units. Unknown is a dash, never a zero."""
+"""Numbers for people, with their units: `top` and the report. Unknown is a dash, never a zero."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ UNKNOWN = "–"
 
 
 def number(value: float | None, significant: int = 4) -> str:
-    """So many significant digits, and at least the whole part."""
+    """So many significant digits, and at least the whole part: never in powers of ten."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
     rounded = float(f"{value:.{significant}g}")
-    before = max(1, math.floor(math.log10(abs(rounded))) + 1)
-    return f"{value:,.{min(6, max(0, significant - before))}f}"
+    before = math.floor(math.log10(abs(rounded))) + 1  # digits before the point, less zeros after
+    return f"{value:,.{min(12, max(0, significant - before))}f}"
 
 
 def quantity(value: float | None, unit: str, significant: int = 4) -> str:
@@ -39,8 +39,12 @@ def energy(energy_j: float | None, unit: str = "J", significant: int = 4) -> str
     return quantity(energy_j / 3600, "Wh", significant)
 
 
-def count(value: int | None) -> str:
-    return UNKNOWN if value is None else f"{value:,}"
+def count(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def percent(part: float, whole: float) -> str:
+    return UNKNOWN if whole <= 0 else f"{100 * part / whole:.1f} %"
 
 
 def money(amount: float | None, currency: str, significant: int = 3) -> str:
@@ -58,7 +62,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = int(seconds // 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 100:
+        return f"{minutes} min {seconds % 60:.0f} s"
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes < 6000 else f"{minutes / 1440:.1f} days"
+    )
 
 
 def summands(
@@ -67,7 +75,9 @@ def summands(
     """A total, its terms and their common unit, so rounded that a reader can add them up."""
     scale = 1 / 3600 if unit == "kWh" else 1.0
     size = abs(total_j * scale)
-    factor, prefix = next((p for p in _PREFIXES if size >= 100 * p[0]), _PREFIXES[-1])
+    # Kilojoules from a thousand of them on: with one decimal, smaller terms still show.
+    enough = ((p, 1000 if p[0] > 1 else 100) for p in _PREFIXES)
+    factor, prefix = next((p for p, least in enough if size >= least * p[0]), _PREFIXES[-1])
     tenths = [10 * joules * scale / factor for joules in terms_j]
     whole = [math.floor(value) for value in tenths]
     missing = round(10 * total_j * scale / factor) - sum(whole)
