@@ -5,10 +5,9 @@ With every settled pass ``k`` running sums move, in joules ``A += (F + gap)/|S| 
 a step from pass ``j`` on with context ``x`` owes ``ΔA + (x − (j − k0))·ΔB + ΔC`` (DESIGN section
 5): nothing is done for it while it runs.
 
-The doubt rests on more sums of the same kind. The noise of single steps: an interval knows the sum
-of its steps only, so a request pays wrongly by ``Σ_j (x_j − X·p_j/P)·ε_j``, where ``x_j`` is its
-share of step ``j``, ``p_j`` the step, ``X`` and ``P`` their sums over the interval. With
-``x_j = f_j + κ·c_j`` for a context of κ this is ``u_j + κ·v_j``, and its square has three sums. The
+The doubt rests on more sums of the same kind. The noise of single steps (``resolution``): for
+a share of ``f_k + κ·c_k`` at a context of κ the error is ``(u_k + κ·v_k)·ε_k``, and its square has
+three sums. The
 coefficients' covariance: over the request's own features less those that its joules would buy on
 average in its intervals, again linear in κ. Passes settle in blocks, all sums by numpy; what a
 block puts on bills is gathered first, and worked out for all of it at once (``charges``,
@@ -27,7 +26,7 @@ from meter.attribution.batch import Change, Direct, Dispersed, Ended, Joins
 from meter.attribution.bill import Bill, Segment
 from meter.attribution.charges import charge
 from meter.attribution.curve import Array
-from meter.attribution.fit import SIZE
+from meter.attribution.fit import DOUBTED
 from meter.attribution.settled import Settled
 from meter.attribution.stretches import COLUMNS, ENERGY, MIX, SQUARES, Stretch, fold
 
@@ -103,7 +102,6 @@ class Accumulator:
         """The bill of a request that has ended, out of the books of open ones."""
         bill = self.bills.pop(request, None)
         if bill is not None:
-            bill.end_own()
             self._billed_j -= bill.energy_j
         return bill
 
@@ -116,7 +114,6 @@ class Accumulator:
         if copy.segment is not None:
             self._fold_here([Stretch(copy, copy.segment, 0)], self._doubts)
             copy.segment = None
-        copy.end_own()
         return copy
 
     def open_segment(self, bill: Bill) -> tuple[float, int]:
@@ -145,7 +142,7 @@ class Accumulator:
             rows[:, i] = column
         rows[:, SQUARES] *= block.doubts[:, :1]
         mean_work = np.stack((f, c, c * k), axis=1)[:, :, None] * block.mix[:, None, :]
-        rows[:, MIX:] = mean_work.reshape(-1, 3 * SIZE)
+        rows[:, MIX:] = mean_work.reshape(-1, 3 * DOUBTED)
         rows[block.heads == 0] = 0.0
         return np.cumsum(moved, axis=0)
 

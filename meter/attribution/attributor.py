@@ -26,7 +26,7 @@ from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior
 from meter.attribution.curve import Array
 from meter.attribution.doubt import uncertainty_j
 from meter.attribution.engine import EngineState, Request
-from meter.attribution.fit import SIZE, Fit
+from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
 from meter.attribution.learned import Learned
@@ -422,7 +422,7 @@ class Attributor:
             some = min(count, REBASE_EVERY)
             rows = table.rows[:some]
             awake = experts_awake(engine, tokens(rows))
-            block = Settled(rows, table.booked[:some], table.interval[:some], awake)
+            block = Settled(table, some, awake)
             quality = self._quality(engine) or _UNKNOWN
             if some:
                 self._books.add_block(engine.info.id, engine.model, quality, block)
@@ -485,13 +485,13 @@ class Attributor:
         return receipt_of(id, request, bill, engine.info, quality, doubt_j, final)
 
     def _covariance(self, engine: EngineState) -> Array:
-        """Of the coefficients, summed over the engine's devices; worked out once a settlement."""
+        """Of coefficients and delay, summed over the engine's devices; once a settlement."""
         id = engine.info.id
         if id not in self._covariances:
-            total = np.zeros((SIZE, SIZE))
+            total = np.zeros((DOUBTED, DOUBTED))
             for device in engine.info.devices:
                 if device in self._devices:
-                    total += self._devices[device].calibration.fit.covariance
+                    total += self._devices[device].calibration.fit.doubts()
             self._covariances[id] = total
         return self._covariances[id]
 

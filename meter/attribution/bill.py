@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from meter.attribution.curve import Array
-from meter.attribution.fit import SIZE
+from meter.attribution.fit import DOUBTED
+
+#: Intervals that direct work is remembered by.
+_PARTS_MAX = 16
 
 
 class Segment(NamedTuple):
@@ -19,46 +23,97 @@ class Segment(NamedTuple):
     sums: Array
 
 
-@dataclass(slots=True)
-class Own:
-    """Direct work of one request in the interval at hand: what the interval cannot tell of it.
+class _Part(NamedTuple):
+    """What an interval shows of one request's direct work: its joules ``X``; ``Y``, the same
+    weighted by the passes' shares in the interval; and the interval's facts (``resolution``)."""
 
-    ``own_j``, ``own_j2``: Σx and Σx² over its passes, ``shared_j``: Σx·p/P with the passes' shares
-    in the interval; ``noise2``, ``edge2``: squared relative noise of a step, and doubt of the
-    edges; ``concentration``: Σp²/P² there; ``before_j``: Σx in the interval before.
-    """
-
-    interval: int
-    noise2: float
+    shown_j: float
+    weighted_j: float
+    squares: float
+    shared: float
     edge2: float
-    concentration: float
-    own_j: float = 0.0
-    own_j2: float = 0.0
-    shared_j: float = 0.0
-    before_j: float = 0.0
+
+
+class Own:
+    """Direct work of one request: what the intervals that show it cannot tell of it."""
+
+    __slots__ = ("_noise2", "_parts", "_settled_j2", "_squares_j2")
+
+    def __init__(self) -> None:
+        self._parts: dict[int, _Part] = {}
+        self._squares_j2 = 0.0
+        self._settled_j2 = 0.0
+        self._noise2 = 0.0
+
+    def add(
+        self,
+        energy_j: float,
+        first: int,
+        parts: Sequence[float],
+        shares: Sequence[float],
+        facts: Sequence[Sequence[float]],
+        noise2: float,
+    ) -> None:
+        """Take a pass's work; ``first``: number of the first interval that shows the pass."""
+        self._squares_j2 += noise2 * energy_j**2
+        self._noise2 = noise2
+        for offset, part in enumerate(parts):
+            if part:
+                number = first + offset
+                known = self._parts.get(number)
+                if known is None:
+                    known = _Part(0.0, 0.0, *facts[offset])
+                shown_j, weighted_j = energy_j * part, energy_j * shares[offset]
+                self._parts[number] = known._replace(
+                    shown_j=known.shown_j + shown_j, weighted_j=known.weighted_j + weighted_j
+                )
+        if len(self._parts) > _PARTS_MAX:
+            self._settle_oldest()
 
     @property
     def variance_j2(self) -> float:
-        """Variance of Σ(x − X·p/P)·ε, and of what the edge to the interval before may misplace."""
-        own = self.own_j2 + self.own_j**2 * self.concentration
-        own -= 2 * self.own_j * self.shared_j
-        return max(0.0, self.noise2 * own) + self.edge2 * (self.own_j - self.before_j) ** 2
+        """Of what the noise of steps and the intervals' edges may misplace."""
+        return max(0.0, self._squares_j2 + self._settled_j2 + self._unsettled_j2(self._parts))
+
+    def _unsettled_j2(self, parts: Mapping[int, _Part]) -> float:
+        variance = 0.0
+        for number, part in parts.items():
+            x = part.shown_j
+            noise = x * (x * part.squares - 2 * part.weighted_j)
+            before = parts.get(number - 1)
+            if before is not None:
+                noise += 2 * x * before.shown_j * part.shared
+            variance += self._noise2 * noise
+            variance += part.edge2 * (x - (before.shown_j if before else 0.0)) ** 2
+            if number + 1 not in parts:
+                variance += part.edge2 * x**2
+        return variance
+
+    def _settle_oldest(self) -> None:
+        """Long direct work (speculation): what its first intervals say is said."""
+        numbers = sorted(self._parts)
+        half = numbers[: len(numbers) // 2]
+        everything = self._unsettled_j2(self._parts)
+        for number in half[:-1]:
+            del self._parts[number]
+        self._settled_j2 += everything - self._unsettled_j2(self._parts)
 
 
 @dataclass(slots=True)
 class Bill:
     """Joules by phase; λ-weighted features; and the parts of the doubt.
 
-    ``work``, two rows of 7: ``features``, what the request computed, and ``mean_work``, what its
+    ``work``, two rows of 8: ``features``, what the request computed, and ``mean_work``, what its
     joules would buy of the work in its intervals: an error of the coefficients that both share is
-    undone by the closure. ``noise_j2``: variance that intervals cannot resolve; ``unlearned``:
-    passes split before the calibration had converged.
+    undone by the closure. (The last column is the power that a later look would have seen more.)
+    ``noise_j2``: variance that intervals cannot resolve, but for direct work's, which is in
+    ``own``; ``unlearned``: passes split before the calibration had converged.
     """
 
     prefill_j: float = 0.0
     decode_j: float = 0.0
     recompute_j: float = 0.0
-    work: Array = field(default_factory=lambda: np.zeros((2, SIZE)))
+    work: Array = field(default_factory=lambda: np.zeros((2, DOUBTED)))
     noise_j2: float = 0.0
     unlearned: float = 0.0
     passes: int = 0
@@ -71,6 +126,11 @@ class Bill:
         return self.prefill_j + self.decode_j + self.recompute_j
 
     @property
+    def unresolved_j2(self) -> float:
+        """Variance that intervals cannot resolve."""
+        return self.noise_j2 + (self.own.variance_j2 if self.own is not None else 0.0)
+
+    @property
     def features(self) -> Array:
         return np.asarray(self.work[0])
 
@@ -78,23 +138,8 @@ class Bill:
     def mean_work(self) -> Array:
         return np.asarray(self.work[1])
 
-    def end_own(self) -> None:
-        """The interval of the direct work at hand is over."""
-        if self.own is not None:
-            self.noise_j2 += self.own.variance_j2 + self.own.edge2 * self.own.own_j**2
-            self.own = None
-
-    def next_own(self, own: Own) -> None:
-        """Direct work begins in another interval."""
-        if self.own is not None and own.interval == self.own.interval + 1:
-            self.noise_j2 += self.own.variance_j2
-            own.before_j = self.own.own_j
-        else:
-            self.end_own()
-        self.own = own
-
     def copy(self) -> Bill:
-        """An independent copy."""
+        """A copy that takes stretches, but no more direct work: that it shares."""
         other = Bill(*(getattr(self, name) for name in Bill.__slots__))
         other.work = self.work.copy()
         return other

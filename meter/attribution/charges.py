@@ -9,7 +9,8 @@ import numpy as np
 from meter.attribution.batch import Direct
 from meter.attribution.bill import Bill, Own
 from meter.attribution.curve import Array, Ints
-from meter.attribution.fit import SIZE
+from meter.attribution.fit import DOUBTED
+from meter.attribution.resolution import FACTS, PARTS
 from meter.attribution.settled import Settled
 from meter.model import Phase
 
@@ -46,7 +47,7 @@ def charge(direct: Sequence[tuple[Bill, Direct]], block: Settled, first: int) ->
 def _priced(
     block: Settled, place: Ints, tokens: Ints, context: Ints, decodes: Ints, attends: Ints
 ) -> tuple[Array, Array]:
-    """Joules (n,) and λ-weighted features (n, 7) of each piece of work."""
+    """Joules (n,) and λ-weighted features (n, 8; the last is nobody's) of each piece of work."""
     pairs = np.where(attends, tokens * context + tokens * (tokens + 1) // 2, 0)
     factor = block.factor[place]
     own_j = np.where(
@@ -54,7 +55,7 @@ def _priced(
         block.decode_j[place] * tokens + block.context_j[place] * context,
         block.prefill_j[place] * tokens + block.pair_j[place] * pairs,
     )
-    features = np.zeros((len(place), SIZE))
+    features = np.zeros((len(place), DOUBTED))
     features[:, 0], features[:, 1] = block.gap_s[place], block.step_share[place]
     features[:, 2], features[:, 3] = factor * tokens, factor * pairs
     features[:, 4], features[:, 5] = factor * tokens, factor * context
@@ -74,16 +75,21 @@ def _add(bill: Bill, phase: Phase, energy_j: float) -> None:
 
 
 def _note_own(bills: Sequence[Bill], joules: Sequence[float], block: Settled, place: Ints) -> None:
-    """Remember direct work by interval, for what the interval cannot tell of it."""
-    interval, doubts = block.interval[place].tolist(), block.doubts[place].tolist()
-    share = block.share[place].tolist()
-    for bill, energy_j, number, doubt, part in zip(
-        bills, joules, interval, doubts, share, strict=True
-    ):
-        own = bill.own
-        if own is None or own.interval != number:
-            own = Own(number, *doubt)
-            bill.next_own(own)
-        own.own_j += energy_j
-        own.own_j2 += energy_j**2
-        own.shared_j += energy_j * part
+    """Remember direct work by interval, for what the intervals cannot tell of it."""
+    number = np.clip(
+        block.interval[place, None] - block.first_fact + np.arange(PARTS),
+        0,
+        max(len(block.facts) - 1, 0),
+    )
+    facts = block.facts[number] if len(block.facts) else np.zeros((*number.shape, FACTS))
+    columns = (
+        block.interval[place].tolist(),
+        block.parts[place].tolist(),
+        block.shares[place].tolist(),
+        facts.tolist(),
+        block.doubts[place, 0].tolist(),
+    )
+    for bill, energy_j, *seen in zip(bills, joules, *columns, strict=True):
+        if bill.own is None:
+            bill.own = Own()
+        bill.own.add(energy_j, *seen)

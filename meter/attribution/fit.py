@@ -19,6 +19,8 @@ from meter.attribution.curve import Array
 from meter.attribution.median import median
 
 SIZE = len(Features._fields)
+#: What a receipt's doubt may rest on: the coefficients, and after them the counter's delay.
+DOUBTED = SIZE + 1
 
 _ROUNDS = 8
 _STILL = 1e-4
@@ -34,6 +36,8 @@ _FIRMNESS_GENERIC = (30.0,)
 #: What was learned in an earlier life is believed less: so many sigmas, and so much of its value.
 _AGED = 3.0
 _FADED = 0.1
+#: Standard deviation of a delay that has not been found.
+_UNKNOWN_DELAY_S = 0.1
 
 
 class Window(NamedTuple):
@@ -73,6 +77,14 @@ class Fit:
     def sd(self) -> tuple[float, ...]:
         """One standard deviation of each coefficient."""
         return tuple(float(v) for v in np.sqrt(np.maximum(np.diag(self.covariance), 0.0)))
+
+    def doubts(self) -> Array:
+        """Covariance of the coefficients and the delay: 8 × 8."""
+        doubts = np.zeros((DOUBTED, DOUBTED))
+        doubts[:SIZE, :SIZE] = self.covariance
+        late_s = self.window.doubt_s
+        doubts[SIZE, SIZE] = (_UNKNOWN_DELAY_S if late_s is None else late_s) ** 2
+        return doubts
 
     def relative_variance(
         self, features: Array, foreseen_j: Array, run_share: Array, jitter: Array

@@ -39,7 +39,8 @@ class Load:
     """Segments in seconds from ``origin_ns``.
 
     ``runs``: features of each run (n × 7); in ``seconds`` stands, as a negative number, static
-    power that other engines on the device carry (see ``_crowding``). ``gap_s``: seconds of static
+    power that other engines on the device carry (see ``_crowding``); ``heads``: how many requests
+    take part in it. ``gap_s``: seconds of static
     power that each gap pays, for the same passes. ``lost_w``: what two known neighbours of a loss
     draw on average is found by ``priced``, from their work per second ``lost`` (n × 7).
     """
@@ -50,6 +51,7 @@ class Load:
     t0: Array
     t1: Array
     runs: Array
+    heads: Ints
     gap_s: Array
     outside: Array
     startup: Array
@@ -64,6 +66,18 @@ class Load:
         kept = np.where(raw > 0, run_j / np.maximum(raw, 1e-300), 1.0)
         lengths = self.lost_spans[:, 1] - self.lost_spans[:, 0]
         return Priced(run_j, kept, self.gap_s * theta.static_w, self.lost @ weights * lengths)
+
+    def per_member(self, theta: Coefficients, priced: Priced) -> tuple[Array, Array]:
+        """Joules of each run (and its gap) that a plainly decoding request pays: (n,) each.
+
+        First but for its context, then per token of context.
+        """
+        equal_j = priced.kept * theta.step_j / np.maximum(self.heads, 1)
+        tokens = np.maximum(self.runs[:, 2] + self.runs[:, 4], 1.0)
+        own_j = priced.kept * (theta.decode_j + theta.expert_j * self.runs[:, 6] / tokens)
+        gap_j = priced.gap_j / np.maximum(self.heads, 1)
+        some = self.heads > 0
+        return np.where(some, equal_j + own_j + gap_j, 0.0), priced.kept * theta.context_j * some
 
     def segments(self, priced: Priced, static_w: float) -> Segments:
         """All segments for ``Curve.of_segments``: starts, ends, amounts."""
@@ -143,6 +157,7 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
         t0=t0,
         t1=t1,
         runs=runs,
+        heads=passes.heads(rows),
         gap_s=gap_s,
         outside=outside,
         startup=_within(outside, _spans(startups)),

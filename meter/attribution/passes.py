@@ -11,16 +11,21 @@ import numpy as np
 
 from meter.attribution.batch import PassRow
 from meter.attribution.curve import Array, Ints
+from meter.attribution.fit import DOUBTED
+from meter.attribution.resolution import FACTS, PARTS
 
 #: What is booked on a pass, summed over devices: λ-weighted coefficients (joules per step and per
 #: unit of work), the gap's joules, mean λ, λ-weighted gap seconds, joules split before the
-#: calibration converged, mean squared doubt of the edges (as a share of an interval), mean squared
-#: noise of a step, Σ of the squared shares of single steps in the interval, the pass's own share
-#: in it, and the interval's features per joule (7 columns from ``MIX`` on).
+#: calibration converged, mean squared noise of a step; what a member pays in the intervals that
+#: show the pass, as a share of their joules, but for its context and per token of it; which part of
+#: the pass each interval shows (``PART`` on), and what share of that interval's joules this is
+#: (``SHARE`` on); and the intervals' features per joule (``MIX`` on). See ``resolution``.
 STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
-GAP_J, LAMBDA, GAP_S, UNLEARNED_J, EDGE, NOISE, RUN_SHARE, SHARE = range(6, 14)
-MIX = 14
-_WIDTH = MIX + 7
+GAP_J, LAMBDA, GAP_S, UNLEARNED_J, NOISE, MEMBER_SEEN, CONTEXT_SEEN = range(6, 13)
+PART = 13
+SHARE = PART + PARTS
+MIX = SHARE + PARTS
+_WIDTH = MIX + DOUBTED
 
 # Columns of the rows, in the order of ``PassRow``: prefill's, recompute's and decode's requests,
 # tokens, and pairs or context.
@@ -49,12 +54,25 @@ def tokens(rows: Ints) -> Ints:
     return np.asarray(prefill_tokens(rows) + rows[:, D_TOKENS])
 
 
+def note_parts(table: PassTable, rows: Ints, number: Ints, part: Array, share: Array) -> None:
+    """Note which part of passes intervals show, in order of pass and interval.
+
+    All (n,): places in the table; numbers of intervals; the part, and its share in the interval.
+    """
+    new = table.interval[rows] < 0
+    # The first entry of a pass is written last, and stays.
+    table.interval[rows[new][::-1]] = number[new][::-1]
+    offset = np.clip(number - table.interval[rows], 0, PARTS - 1)
+    np.add.at(table.booked, (rows, PART + offset), part)
+    np.add.at(table.booked, (rows, SHARE + offset), share)
+
+
 class PassTable:
     """Passes in order of ``k``; call ``gather`` before a look at the arrays.
 
-    ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, 21), see the names above;
-    ``interval``: (n,), the number of the first device's interval that a pass's middle lies in (or
-    of the group of intervals that the counter smears together), or -1 while unknown.
+    ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, columns), see the names above;
+    ``interval``: (n,), the number of the first interval of the first device that shows the pass, or
+    -1 while unknown; ``facts``: see ``resolution``, of the intervals from ``first_fact`` on.
     """
 
     def __init__(self) -> None:
@@ -63,6 +81,8 @@ class PassTable:
         self.rows: Ints = np.zeros((0, len(PassRow._fields)), dtype=np.int64)
         self.booked: Array = np.zeros((0, _WIDTH))
         self.interval: Ints = np.zeros(0, dtype=np.int64)
+        self.facts: Array = np.zeros((0, FACTS))
+        self.first_fact = 0
 
     def append(self, row: PassRow) -> None:
         self._new.append(row)
@@ -78,6 +98,12 @@ class PassTable:
         for id, joules in self._on_device.items():
             self._on_device[id] = np.concatenate((joules, np.zeros(count)))
         self._new.clear()
+
+    def add_facts(self, number: int, facts: Array) -> None:
+        """Facts of the intervals from ``number`` on, which follow those that are known."""
+        if number != self.first_fact + len(self.facts):
+            self.facts, self.first_fact = np.zeros((0, FACTS)), number
+        self.facts = np.concatenate((self.facts, facts))
 
     def ended_by(self, t_ns: int) -> int:
         """How many passes end at ``t_ns`` at the latest: they are in order of their ends."""
@@ -99,5 +125,14 @@ class PassTable:
         self.rows = self.rows[count:].copy()
         self.booked = self.booked[count:].copy()
         self.interval = self.interval[count:].copy()
+        self._drop_facts()
         for id, joules in self._on_device.items():
             self._on_device[id] = joules[count:].copy()
+
+    def _drop_facts(self) -> None:
+        """Forget the intervals that no pass lies in any more, but for the last few."""
+        waits = self.interval[self.interval >= 0]
+        needed = int(waits.min()) if len(waits) else self.first_fact + len(self.facts)
+        old = min(needed - self.first_fact, len(self.facts)) - PARTS
+        if old > 0:
+            self.facts, self.first_fact = self.facts[old:].copy(), self.first_fact + old

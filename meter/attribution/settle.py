@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from meter.attribution import passes
 from meter.attribution.coefficients import GENERIC, Coefficients
-from meter.attribution.curve import Array, Curve, Ints, seconds
+from meter.attribution.curve import Array, Curve, seconds
 from meter.attribution.engine import EngineState
-from meter.attribution.fit import SIZE, Fit
+from meter.attribution.fit import DOUBTED, SIZE, Fit
 from meter.attribution.intervals import Interval
 from meter.attribution.load import (
     FORESEEN_J,
@@ -32,9 +32,11 @@ from meter.attribution.load import (
     Segments,
     gather,
 )
+from meter.attribution.resolution import EDGE, FACTS, SHARED, SQUARES, Sight
 
-# Columns of what passes pay: factor, doubt of edges, presence, Σ of squared shares, 1/joules, mix.
-_FIRST_MIX = 5
+# Columns of what passes pay: factor, presence, mix.
+_FIRST_MIX = 2
+_AHEAD_S = 1e-3
 _S = 1e-9
 _EXCESS_SIGMAS = 4.0
 _EXCESS_SPREAD_MIN = 0.03
@@ -58,8 +60,9 @@ class Block:
     """Neighbouring intervals of one device, with their work and what a fit foresees for it.
 
     ``edges``: seconds from the load's origin (n + 1); ``energy_j``, ``jitter_s``: (n,);
-    ``totals``: (n, columns of the load's curve); ``run_share``: (n,), Σ of the squared shares that
-    single steps have in the foreseen joules (1/m for m equal steps).
+    ``totals``: (n, columns of the load's curve); ``later_w``: (n,), the power at an interval's end
+    less that at its beginning; ``run_share``: (n,), Σ of the squared shares that single steps have
+    in the foreseen joules (1/m for m equal steps).
     """
 
     load: Load
@@ -71,6 +74,8 @@ class Block:
     jitter_s: Array
     segments: Segments
     totals: Array
+    later_w: Array
+    sight: Sight
     run_share: Array
     high: NDArray[np.bool_]
     witness: NDArray[np.bool_]
@@ -101,8 +106,10 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
         theta = GENERIC.coefficients
         priced = load.priced(theta)
     segments = load.segments(priced, theta.static_w)
-    totals = _totals(segments, edges, fit)
-    run_share, alone = _run_shares(load, priced, edges - fit.window.delay_s, totals[:, FORESEEN_J])
+    totals, later_w = _totals(segments, edges, fit)
+    sight = Sight.of(load.t0, load.t1, edges - fit.window.delay_s, fit.window.width_s)
+    squares = sight.squares(priced.run_j, len(energy_j))
+    run_share = squares / np.maximum(np.square(totals[:, FORESEEN_J]), 1e-300)
     block = Block(
         load=load,
         priced=priced,
@@ -113,43 +120,27 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
         jitter_s=jitter_s,
         segments=segments,
         totals=totals,
-        run_share=run_share,
+        later_w=later_w,
+        sight=sight,
+        run_share=np.minimum(run_share, 1.0),
         high=np.zeros(len(energy_j), dtype=bool),
         witness=np.zeros(len(energy_j), dtype=bool),
     )
     _mark_excess(block)
-    repeats = (alone >= 0) & (alone == np.concatenate(([-1], alone[:-1])))
+    repeats = (sight.alone >= 0) & (sight.alone == np.concatenate(([-1], sight.alone[:-1])))
     block.witness[:] = block.high & ~repeats
     return block
 
 
-def _totals(segments: Segments, edges: Array, fit: Fit) -> Array:
-    """The load's curve as the counter sees it, from edge to edge."""
+def _totals(segments: Segments, edges: Array, fit: Fit) -> tuple[Array, Array]:
+    """The load's curve as the counter sees it, from edge to edge; and ``Block.later_w``."""
     curve = Curve.of_segments(*segments)
-    seen = curve.through(edges - fit.window.delay_s, fit.window.width_s)
-    totals = np.diff(seen, axis=0)
+    at = edges - fit.window.delay_s
+    seen = curve.through(np.concatenate((at, at + _AHEAD_S)), fit.window.width_s)
+    totals = np.diff(seen[: len(at)], axis=0)
     totals[:, 1:] = np.maximum(totals[:, 1:], 0.0)  # rounding; seconds may truly be negative
-    return np.asarray(totals)
-
-
-def _run_shares(load: Load, priced: Priced, edges: Array, foreseen_j: Array) -> tuple[Array, Ints]:
-    """Σ of squared shares of single runs by interval; and the run that fills one alone, or -1."""
-    count = len(edges) - 1
-    first = np.searchsorted(edges, load.t0, side="right") - 1
-    last = np.searchsorted(edges, load.t1, side="left") - 1
-    first, last = np.clip(first, 0, count - 1), np.clip(last, 0, count - 1)
-    times = np.maximum(last - first, 0) + 1
-    run = np.repeat(np.arange(len(load.t0)), times)
-    place = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(times) - times, times)
-    t0, t1 = load.t0[run], load.t1[run]
-    within = np.minimum(t1, edges[place + 1]) - np.maximum(t0, edges[place])
-    part = np.maximum(within, 0.0) / np.maximum(t1 - t0, 1e-12)
-    squares = np.bincount(place, np.square(part * priced.run_j[run]), minlength=count)
-    alone = np.full(count, -1, dtype=np.int64)
-    filled = (t0 <= edges[place]) & (t1 >= edges[place + 1])
-    alone[place[filled]] = run[filled]
-    share = squares / np.maximum(np.square(foreseen_j), 1e-300)
-    return np.minimum(share, 1.0), alone
+    power_w = (seen[len(at) :, FORESEEN_J] - seen[: len(at), FORESEEN_J]) / _AHEAD_S
+    return np.asarray(totals), np.diff(power_w)
 
 
 def _mark_excess(block: Block) -> None:
@@ -224,20 +215,12 @@ def distribute(
     factor = np.where(priced, energy / np.where(priced, foreseen, 1.0), 0.0)
     factor = np.where(is_foreign[:closed] & priced, 1.0, factor)
     edges = block.edges[: closed + 1]
-    # Steps that the counter's window smears over several intervals are told apart less well.
-    smeared = 1.0 + block.fit.window.width_s / np.diff(edges)
-    rates = np.zeros((closed, _FIRST_MIX + SIZE))
+    per_joule = np.where(priced, 1.0 / np.where(priced, foreseen, 1.0), 0.0)
+    rates = np.zeros((closed, _FIRST_MIX + DOUBTED))
     rates[:, 0] = factor
-    late_s = block.fit.window.doubt_s or 0.0
-    rates[:, 1] = (np.square(block.jitter_s[:closed]) + late_s**2) / np.square(np.diff(edges))
-    rates[:, 2] = 1.0
-    rates[:, 3] = block.run_share[:closed] / smeared
-    rates[:, 4] = 1.0 / np.maximum(energy, 1e-12) / smeared
-    rates[:, _FIRST_MIX:] = np.where(
-        priced[:, None],
-        block.totals[:closed, :SIZE] / np.where(priced, foreseen, 1.0)[:, None],
-        0.0,
-    )
+    rates[:, 1] = 1.0
+    rates[:, _FIRST_MIX:-1] = block.totals[:closed, :SIZE] * per_joule[:, None]
+    rates[:, -1] = block.later_w[:closed] * per_joule
     window, load = block.fit.window, block.load
     paid = Curve.of_steps(edges, rates)
 
@@ -252,7 +235,8 @@ def distribute(
 
     static_w = block.theta.static_w
     if len(load.t0):
-        _book(block, seen, edges, first_number, device)
+        _book(block, seen, device)
+        _book_resolution(block, per_joule, first_number, device)
     startup_j = float(factor_s(load.startup).sum()) * static_w
     outside_j = float(factor_s(load.outside).sum()) * static_w
     lost_w = block.priced.lost_j / np.maximum(np.diff(load.lost_spans)[:, 0], 1e-12)
@@ -269,9 +253,7 @@ def distribute(
     )
 
 
-def _book(
-    block: Block, seen: Callable[[Array], Array], edges: Array, first_number: int, device: str
-) -> None:
+def _book(block: Block, seen: Callable[[Array], Array], device: str) -> None:
     """Put what the passes pay into their tables."""
     load, theta, fit = block.load, block.theta, block.fit
     at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
@@ -280,10 +262,6 @@ def _book(
     keep = mean[:, 0] * block.priced.kept
     gap_j = gap_factor * block.priced.gap_j
     total_j = mean[:, 0] * block.priced.run_j + gap_j
-    middle = (load.t0 + load.t1) / 2 + fit.window.delay_s
-    number = np.searchsorted(edges, middle, side="right") - 1
-    inside = (number >= 0) & (number < len(edges) - 1)
-    span = max(1, round(1.0 + fit.window.width_s / float(np.diff(edges).mean())))
     for engine, rows, first in load.shares:
         own = slice(first, first + len(rows))
         table, parts = engine.table, max(1, len(engine.info.devices))
@@ -294,12 +272,40 @@ def _book(
         booked[rows, passes.GAP_S] += gap_factor[own] * load.gap_s[own] / parts
         if not fit.converged:
             booked[rows, passes.UNLEARNED_J] += total_j[own]
-        booked[rows, passes.EDGE] += mean[own, 1] / parts
-        booked[rows, passes.NOISE] += mean[own, 2] * fit.noise**2 / parts**2
-        booked[rows, passes.RUN_SHARE] += mean[own, 3] / parts
-        booked[rows, passes.SHARE] += mean[own, 4] * total_j[own] / parts
+        booked[rows, passes.NOISE] += mean[own, 1] * fit.noise**2 / parts**2
         booked[rows, passes.MIX :] += mean[own, _FIRST_MIX:] / parts**2
         table.on_device(device)[rows] += total_j[own]
-        if engine.info.devices[:1] == (device,):
-            placed = rows[inside[own]]
-            table.interval[placed] = (first_number + number[own][inside[own]]) // span
+
+
+def _book_resolution(block: Block, per_joule: Array, first_number: int, device: str) -> None:
+    """Put what the intervals can tell of the passes into their tables; the first device's do.
+
+    ``per_joule``: (closed,), one over the joules foreseen.
+    """
+    load, sight, closed = block.load, block.sight, len(per_joule)
+    owners = [share for share in load.shares if share.engine.info.devices[:1] == (device,)]
+    if not owners:
+        return
+    facts = np.zeros((closed, FACTS))
+    facts[:, SQUARES] = block.run_share[:closed]
+    before = np.concatenate((per_joule[:1], per_joule[:-1]))
+    facts[:, SHARED] = sight.shared(block.priced.run_j, closed) * before * per_joule
+    facts[:, EDGE] = np.square(block.jitter_s / np.diff(block.edges))[:closed] / 2
+    members = load.per_member(block.theta, block.priced)
+    paid = [
+        sight.handed_back(sight.summed(joules, closed) * per_joule, len(load.t0))
+        for joules in members
+    ]
+    inside = (sight.place >= 0) & (sight.place < closed) & (sight.part > 0)
+    run, place, part = sight.run[inside], sight.place[inside], sight.part[inside]
+    share = part * block.priced.run_j[run] * per_joule[place]
+    for engine, rows, first in owners:
+        own = slice(first, first + len(rows))
+        table = engine.table
+        table.add_facts(first_number, facts)
+        table.booked[rows, passes.MEMBER_SEEN] += paid[0][own]
+        table.booked[rows, passes.CONTEXT_SEEN] += paid[1][own]
+        mine = (run >= first) & (run < first + len(rows))
+        passes.note_parts(
+            table, rows[run[mine] - first], first_number + place[mine], part[mine], share[mine]
+        )

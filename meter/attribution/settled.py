@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from meter.attribution import passes
-from meter.attribution.curve import Array, Ints
+from meter.attribution.curve import Array
+from meter.attribution.passes import PassTable
+from meter.attribution.resolution import EDGE, SQUARES
 
 
 class Settled:
@@ -14,12 +16,16 @@ class Settled:
     ``fixed_j``: (F + gap) / participants; ``prefill_j``, ``pair_j``, ``decode_j``, ``context_j``:
     joules per unit of work; ``expert_j``: joules per token for the experts it shares;
     ``expert_share``: λ-weighted share of experts awake per token; ``energy_j``: the whole pass;
-    ``member_j``: what a plainly decoding request pays but for its context; ``share``: the pass's
-    share in its interval's joules; ``doubts``: (n, 3), squared relative noise of a step, doubt of
-    the interval's edges, Σ of the squared shares of single steps in it.
+    ``member_j``: what a plainly decoding request pays but for its context; ``u`` and ``v``: what it
+    pays less what the intervals make of that, but for its context and per token of it (see
+    ``resolution``); ``parts``, ``shares``: (n, 4), which part of a pass its intervals show, and its
+    share in their joules; ``facts``: of the intervals from ``first_fact`` on; ``doubts``: (n, 3),
+    squared relative noise of a step, and ``EDGE`` and ``SQUARES`` of the interval that shows most.
     """
 
-    def __init__(self, rows: Ints, booked: Array, interval: Ints, experts: Array) -> None:
+    def __init__(self, table: PassTable, count: int, experts: Array) -> None:
+        """Of the first ``count`` passes of a table; ``experts``: the share of them awake."""
+        rows, booked = table.rows[:count], table.booked[:count]
         self.rows = rows
         self.heads = passes.heads(rows)
         heads = np.maximum(self.heads, 1)
@@ -47,20 +53,16 @@ class Settled:
         self.unlearned = booked[:, passes.UNLEARNED_J] / np.maximum(self.energy_j, 1e-300)
         self.unlearned[self.energy_j <= 0] = 0.0
         self.mix = booked[:, passes.MIX :]
-        self.doubts = booked[:, [passes.NOISE, passes.EDGE, passes.RUN_SHARE]]
-        self.share = booked[:, passes.SHARE]
-        self.interval = interval
-        self._compare_in_intervals()
-
-    def _compare_in_intervals(self) -> None:
-        """What a member pays in each pass less the pass's share of what it pays in the interval.
-
-        ``u``: but for its context; ``v``: per token of context.
-        """
-        _, place = np.unique(self.interval, return_inverse=True)
-
-        def summed(values: Array) -> Array:
-            return np.asarray(np.bincount(place, values)[place])
-
-        self.u = self.member_j - self.share * summed(self.member_j)
-        self.v = self.context_j - self.share * summed(self.context_j)
+        run_j = self.energy_j - booked[:, passes.GAP_J]
+        self.u = self.member_j - run_j * booked[:, passes.MEMBER_SEEN]
+        self.v = self.context_j - run_j * booked[:, passes.CONTEXT_SEEN]
+        self.parts = booked[:, passes.PART : passes.SHARE]
+        self.shares = booked[:, passes.SHARE : passes.MIX]
+        self.interval, self.facts = table.interval[:count], table.facts
+        self.first_fact = table.first_fact
+        self.doubts = np.zeros((count, 3))
+        self.doubts[:, 0] = booked[:, passes.NOISE]
+        if count and len(self.facts):
+            number = self.interval + self.parts.argmax(axis=1) - self.first_fact
+            near = self.facts[np.clip(number, 0, len(self.facts) - 1)]
+            self.doubts[:, 1:] = near[:, [EDGE, SQUARES]]

@@ -13,7 +13,7 @@ import numpy as np
 
 from meter.attribution.bill import Bill, Segment
 from meter.attribution.curve import Array
-from meter.attribution.fit import SIZE
+from meter.attribution.fit import DOUBTED
 
 # The running sums, by column: joules; λ-weighted features of a member; unlearned passes; squares
 # of u and v (noise), weighted by k as the context grows; the mean work that f, c, c·k joules buy.
@@ -22,7 +22,7 @@ FEATURES = slice(3, 8)
 UNLEARNED = 8
 SQUARES = slice(9, 15)
 MIX = 15
-COLUMNS = MIX + 3 * SIZE
+COLUMNS = MIX + 3 * DOUBTED
 
 
 class Stretch(NamedTuple):
@@ -64,13 +64,13 @@ def fold(stretches: Sequence[Stretch], sums: Array, doubts: Array, first: int, k
 
 
 def _work(grown: Array, start: Array) -> Array:
-    """What each stretch computed, and what its joules would buy on average: (n, 2, 7)."""
-    work = np.zeros((len(grown), 2, SIZE))
+    """What each stretch computed, and what its joules would buy on average: (n, 2, 8)."""
+    work = np.zeros((len(grown), 2, DOUBTED))
     gap_s, steps, decode, decode_k, experts = grown[:, FEATURES].T
     for i, column in ((0, gap_s), (1, steps), (4, decode), (6, experts)):
         work[:, 0, i] = column
     work[:, 0, 5] = start * decode + decode_k
-    mix_f, mix_c, mix_ck = grown[:, MIX:].reshape(-1, 3, SIZE).transpose(1, 0, 2)
+    mix_f, mix_c, mix_ck = grown[:, MIX:].reshape(-1, 3, DOUBTED).transpose(1, 0, 2)
     work[:, 1] = mix_f + start[:, None] * mix_c + mix_ck
     return work
 
