@@ -25,10 +25,12 @@ class Segment(NamedTuple):
 
 class _Part(NamedTuple):
     """What an interval shows of one request's direct work: its joules ``X``; ``Y``, the same
-    weighted by the passes' shares in the interval; and the interval's facts (``resolution``)."""
+    weighted by the passes' shares in the interval; ``later_j``: what decoding takes there after
+    it; and the interval's facts (``resolution``)."""
 
     shown_j: float
     weighted_j: float
+    later_j: float
     squares: float
     shared: float
     edge2: float
@@ -51,6 +53,7 @@ class Own:
         first: int,
         parts: Sequence[float],
         shares: Sequence[float],
+        later_j: Sequence[float],
         facts: Sequence[Sequence[float]],
         noise2: float,
     ) -> None:
@@ -62,18 +65,23 @@ class Own:
                 number = first + offset
                 known = self._parts.get(number)
                 if known is None:
-                    known = _Part(0.0, 0.0, *facts[offset])
-                shown_j, weighted_j = energy_j * part, energy_j * shares[offset]
+                    known = _Part(0.0, 0.0, 0.0, *facts[offset])
                 self._parts[number] = known._replace(
-                    shown_j=known.shown_j + shown_j, weighted_j=known.weighted_j + weighted_j
+                    shown_j=known.shown_j + energy_j * part,
+                    weighted_j=known.weighted_j + energy_j * shares[offset],
+                    later_j=later_j[offset],
                 )
         if len(self._parts) > _PARTS_MAX:
             self._settle_oldest()
 
-    @property
-    def variance_j2(self) -> float:
-        """Of what the noise of steps and the intervals' edges may misplace."""
-        return max(0.0, self._squares_j2 + self._settled_j2 + self._unsettled_j2(self._parts))
+    def variance_j2(self, decode_j: float) -> float:
+        """Of what the noise of steps and the intervals' edges may misplace.
+
+        ``decode_j``: what plain decoding after it took in all.
+        """
+        back = sum(part.weighted_j * min(part.later_j, decode_j) for part in self._parts.values())
+        variance = self._squares_j2 + self._settled_j2 + self._unsettled_j2(self._parts)
+        return max(0.0, variance - 2 * self._noise2 * back)
 
     def _unsettled_j2(self, parts: Mapping[int, _Part]) -> float:
         variance = 0.0
@@ -128,7 +136,9 @@ class Bill:
     @property
     def unresolved_j2(self) -> float:
         """Variance that intervals cannot resolve."""
-        return self.noise_j2 + (self.own.variance_j2 if self.own is not None else 0.0)
+        return self.noise_j2 + (
+            self.own.variance_j2(self.decode_j) if self.own is not None else 0.0
+        )
 
     @property
     def features(self) -> Array:

@@ -86,6 +86,7 @@ def _note_own(bills: Sequence[Bill], joules: Sequence[float], block: Settled, pl
         block.interval[place].tolist(),
         block.parts[place].tolist(),
         block.shares[place].tolist(),
+        block.later_j[place].tolist(),
         facts.tolist(),
         block.doubts[place, 0].tolist(),
     )

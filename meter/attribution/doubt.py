@@ -13,7 +13,7 @@ from __future__ import annotations
 from meter.attribution.bill import Bill
 from meter.attribution.curve import Array
 
-_FORM = 0.0005
+_FORM = 0.0003
 _UNLEARNED = 0.5
 
 

@@ -29,7 +29,10 @@ _TUKEY = 4.685
 _MEDIAN_OF_CHI2 = 0.4549
 _NOISE_MIN = 0.002
 _FLOOR = 0.002
-_TOLD_APART = 100
+_TOLD_APART = 200
+_NOISE_ROUNDS = 3
+_OUTLIER = 3.5
+_PLAIN = 3.0
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
 _FIRMNESS_INFORMED = (0.4, 1.5, 30.0)
 _FIRMNESS_GENERIC = (30.0,)
@@ -227,23 +230,32 @@ def _variance(rows: Rows, noise: float, misfit: float) -> Array:
 def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
     """One step's relative noise, and the form's own misfit, from what intervals leave.
 
-    Noise averages out over the steps of an interval, a wrong form does not: the median squares of
-    the intervals with few large steps and of those with many small ones tell the two apart.
+    Noise averages out over the steps of an interval, a wrong form does not: squared residuals are
+    ``noise²·share + misfit²``, a line over the share of single steps. It begins with the median and
+    is then fitted to all but outliers, each weighted by the variance that it foresees (a Gaussian's
+    squares have twice the square of it); the misfit counts where it is plain.
     """
     busy = rows.run_share > 1e-3
     if not busy.any():
         return _NOISE_MIN, _FLOOR
-    own = np.maximum(np.square(residual) - np.square(rows.jitter), 0.0)[busy]
-    share = rows.run_share[busy]
-    few = share > median(share)
+    squares, jitter2 = np.square(residual[busy]), np.square(rows.jitter[busy])
+    own, share = squares - jitter2, rows.run_share[busy]
+    noise2 = max(median(np.maximum(own, 0.0) / share) / _MEDIAN_OF_CHI2, _NOISE_MIN**2)
     misfit2 = 0.0
-    if few.sum() >= _TOLD_APART and (~few).sum() >= _TOLD_APART:
-        left2 = [median(own[half]) / _MEDIAN_OF_CHI2 for half in (few, ~few)]
-        at = [median(share[half]) for half in (few, ~few)]
-        slope = max(0.0, (left2[0] - left2[1]) / max(at[0] - at[1], 1e-9))
-        misfit2 = max(0.0, left2[1] - slope * at[1])
-    ratio = median(np.maximum(own - misfit2, 0.0) / share) / _MEDIAN_OF_CHI2
-    return float(max(_NOISE_MIN, ratio**0.5)), float(max(_FLOOR, misfit2**0.5))
+    for _ in range(_NOISE_ROUNDS):
+        foreseen = noise2 * share + misfit2 + jitter2
+        kept = squares < _OUTLIER**2 * foreseen
+        weight = kept / np.square(foreseen)
+        ss, s, one = weight @ np.square(share), weight @ share, weight.sum()
+        s_own, own_sum = weight @ (share * own), weight @ own
+        noise2, misfit2 = s_own / ss, 0.0
+        slope = ss * one - s * s
+        if kept.sum() >= _TOLD_APART and slope > 0:
+            offset = (ss * own_sum - s * s_own) / slope
+            if offset > _PLAIN * (2 * ss / slope) ** 0.5:
+                noise2, misfit2 = (one * s_own - s * own_sum) / slope, offset
+        noise2 = max(noise2, _NOISE_MIN**2)
+    return float(noise2**0.5), float(max(_FLOOR, misfit2**0.5))
 
 
 def _correlation(standard: Array, trust: Array) -> float:

@@ -19,12 +19,14 @@ from meter.attribution.resolution import FACTS, PARTS
 #: calibration converged, mean squared noise of a step; what a member pays in the intervals that
 #: show the pass, as a share of their joules, but for its context and per token of it; which part of
 #: the pass each interval shows (``PART`` on), and what share of that interval's joules this is
-#: (``SHARE`` on); and the intervals' features per joule (``MIX`` on). See ``resolution``.
+#: (``SHARE`` on); what a member pays later in that interval (``LATER`` on); and the intervals'
+#: features per joule (``MIX`` on). See ``resolution``.
 STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
 GAP_J, LAMBDA, GAP_S, UNLEARNED_J, NOISE, MEMBER_SEEN, CONTEXT_SEEN = range(6, 13)
 PART = 13
 SHARE = PART + PARTS
-MIX = SHARE + PARTS
+LATER = SHARE + PARTS
+MIX = LATER + PARTS
 _WIDTH = MIX + DOUBTED
 
 # Columns of the rows, in the order of ``PassRow``: prefill's, recompute's and decode's requests,
@@ -54,17 +56,17 @@ def tokens(rows: Ints) -> Ints:
     return np.asarray(prefill_tokens(rows) + rows[:, D_TOKENS])
 
 
-def note_parts(table: PassTable, rows: Ints, number: Ints, part: Array, share: Array) -> None:
+def note_parts(table: PassTable, rows: Ints, number: Ints, seen: tuple[Array, ...]) -> None:
     """Note which part of passes intervals show, in order of pass and interval.
 
-    All (n,): places in the table; numbers of intervals; the part, and its share in the interval.
+    All (n,): places in the table; numbers of intervals; ``seen``: for ``PART``, ``SHARE``, ``LATER``.
     """
     new = table.interval[rows] < 0
     # The first entry of a pass is written last, and stays.
     table.interval[rows[new][::-1]] = number[new][::-1]
     offset = np.clip(number - table.interval[rows], 0, PARTS - 1)
-    np.add.at(table.booked, (rows, PART + offset), part)
-    np.add.at(table.booked, (rows, SHARE + offset), share)
+    for column, values in zip((PART, SHARE, LATER), seen, strict=True):
+        np.add.at(table.booked, (rows, column + offset), values)
 
 
 class PassTable:

@@ -11,7 +11,8 @@ The variance of that, for a step noise of ``ε²``, is ``ε²`` times::
     Σ x_k² − 2·Σ_i X_i·Y_i/E_i + Σ_i X_i²·Q_ii/E_i² + 2·Σ_i X_i·X_(i+1)·Q_(i,i+1)/(E_i·E_(i+1))
 
 with ``Y_i = Σ_k K_ik·x_k·p_k`` and ``Q_ij = Σ_k p_k²·K_ik·K_jk``. (No more than neighbours share a
-step, unless it lasts longer than an interval.)
+step, unless it lasts longer than an interval.) Where it decodes after that within the same
+intervals, ``X'`` joules of each, the closure gives back what it took: ``−2·Σ_i X'_i·Y_i/E_i``.
 """
 
 from __future__ import annotations
@@ -74,6 +75,16 @@ class Sight(NamedTuple):
         same = np.flatnonzero(self.run[1:] == self.run[:-1]) if len(self.run) else np.zeros(0, int)
         both = self.part[same] * self.part[same + 1] * np.square(amounts[self.run[same]])
         return np.asarray(np.bincount(self.place[same + 1], both, minlength=count)[:count])
+
+    def later(self, amounts: Array, count: int) -> Array:
+        """For each entry, what its interval shows of the ``amounts`` of later runs."""
+        order = np.argsort(self.place, kind="stable")
+        shown = self.part[order] * amounts[self.run[order]]
+        total = np.bincount(self.place + 1, self.part * amounts[self.run], minlength=count + 1)
+        until = np.cumsum(shown) - (np.cumsum(total) - total)[self.place[order] + 1]
+        later = np.empty(len(order))
+        later[order] = total[self.place[order] + 1] - until
+        return np.maximum(later, 0.0)
 
     def handed_back(self, rates: Array, runs: int) -> Array:
         """Each run's mean of the intervals' ``rates``, by the part of it that each shows."""

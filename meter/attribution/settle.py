@@ -299,6 +299,8 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
     inside = (sight.place >= 0) & (sight.place < closed) & (sight.part > 0)
     run, place, part = sight.run[inside], sight.place[inside], sight.part[inside]
     share = part * block.priced.run_j[run] * per_joule[place]
+    context = load.runs[:, 5] / np.maximum(load.runs[:, 4], 1.0)
+    later = sight.later(members[0] + members[1] * context, len(block.energy_j))[inside]
     for engine, rows, first in owners:
         own = slice(first, first + len(rows))
         table = engine.table
@@ -306,6 +308,6 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
         table.booked[rows, passes.MEMBER_SEEN] += paid[0][own]
         table.booked[rows, passes.CONTEXT_SEEN] += paid[1][own]
         mine = (run >= first) & (run < first + len(rows))
-        passes.note_parts(
-            table, rows[run[mine] - first], first_number + place[mine], part[mine], share[mine]
-        )
+        devices = len(engine.info.devices)
+        seen = (part[mine], share[mine], later[mine] * devices)
+        passes.note_parts(table, rows[run[mine] - first], first_number + place[mine], seen)
