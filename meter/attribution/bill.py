@@ -35,6 +35,17 @@ class _Part(NamedTuple):
     shared: float
     edge2: float
 
+    def given_back_j2(self, decode_j: float) -> float:
+        """``X·X'·(s + s' − Q/E²)``: how far the errors of decoding in the interval undo this one's.
+
+        ``s``, ``s'``: the shares in the interval of one pass of the direct work, and of another.
+        """
+        if not self.shown_j:
+            return 0.0
+        share = self.weighted_j / self.shown_j
+        other = max(0.0, self.squares - share**2) / max(1.0 - share, 0.1)
+        return self.shown_j * min(self.later_j, decode_j) * (share + other - self.squares)
+
 
 class Own:
     """Direct work of one request: what the intervals that show it cannot tell of it."""
@@ -79,7 +90,7 @@ class Own:
 
         ``decode_j``: what plain decoding after it took in all.
         """
-        back = sum(part.weighted_j * min(part.later_j, decode_j) for part in self._parts.values())
+        back = sum(part.given_back_j2(decode_j) for part in self._parts.values())
         variance = self._squares_j2 + self._settled_j2 + self._unsettled_j2(self._parts)
         return max(0.0, variance - 2 * self._noise2 * back)
 

@@ -59,7 +59,8 @@ def tokens(rows: Ints) -> Ints:
 def note_parts(table: PassTable, rows: Ints, number: Ints, seen: tuple[Array, ...]) -> None:
     """Note which part of passes intervals show, in order of pass and interval.
 
-    All (n,): places in the table; numbers of intervals; ``seen``: for ``PART``, ``SHARE``, ``LATER``.
+    All (n,): places in the table; numbers of intervals; ``seen``: what goes to ``PART``, ``SHARE``
+    and ``LATER``.
     """
     new = table.interval[rows] < 0
     # The first entry of a pass is written last, and stays.

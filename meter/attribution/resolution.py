@@ -12,7 +12,7 @@ The variance of that, for a step noise of ``ε²``, is ``ε²`` times::
 
 with ``Y_i = Σ_k K_ik·x_k·p_k`` and ``Q_ij = Σ_k p_k²·K_ik·K_jk``. (No more than neighbours share a
 step, unless it lasts longer than an interval.) Where it decodes after that within the same
-intervals, ``X'`` joules of each, the closure gives back what it took: ``−2·Σ_i X'_i·Y_i/E_i``.
+intervals, ``X'`` joules of each, the closure gives back part of what it took.
 """
 
 from __future__ import annotations
