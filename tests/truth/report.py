@@ -31,6 +31,7 @@ class Row:
 
     name: str
     about: str
+    kind: str
     whole: Score
     online: Score
     rules: dict[str, Errors]
@@ -66,6 +67,7 @@ class Outcome:
         return Row(
             name=self.case.name,
             about=self.case.about,
+            kind=self.case.targets,
             whole=whole,
             online=online,
             rules={name: rule_errors(self.case, joules) for name, joules in self.rules.items()},
@@ -130,14 +132,24 @@ def print_table(rows: Iterable[Row], console: Console) -> None:
 
 
 def print_coverage(rows: Sequence[Row], console: Console) -> None:
-    """How often receipts lie within 1 and 2 doubts, over all scenarios together."""
+    """How often receipts lie within 1 and 2 doubts, over all scenarios of a kind together."""
+    for kind in ("moderate", "experts"):
+        some = [row for row in rows if row.kind == kind]
+        if some:
+            console.print(f"{kind}:")
+            _print_coverage(some, console)
+
+
+def _print_coverage(rows: Sequence[Row], console: Console) -> None:
+    missed = targets.coverage([row.whole for row in rows], [row.online for row in rows])
+    marks = {target.name: "" if target.met else "!" for target in missed}
     for way in ("whole", "online"):
         for part in ("covered", "covered_short", "covered_long"):
             found = pooled(getattr(getattr(row, way), part) for row in rows)
             console.print(
                 f"{way:7} {part.replace('_', ', '):15} {100 * found.within_1:5.1f} ± "
                 f"{100 * found.sd_1:.1f} / {100 * found.within_2:5.1f} ± {100 * found.sd_2:.1f} %"
-                f"  of {found.n} receipts"
+                f"  of {found.n} receipts{marks[f'{way} {part}']}"
             )
 
 
@@ -152,8 +164,8 @@ def _cells(row: Row) -> Iterator[str]:
     yield _percent(whole.idle, 1) + _mark(row, "idle")
     yield _percent(whole.tenant) + _mark(row, "tenant")
     yield _nobodys(whole) + _mark(row, "foreign", "lost", "unattributed")
-    yield _covered(whole.covered) + _mark(row, "coverage")
-    yield _covered(online.covered) + _mark(row, "online coverage")
+    yield _covered(whole.covered)
+    yield _covered(online.covered)
     for rule in RULES:
         yield _percent(row.rules[str(rule)].mean, 0)
 
