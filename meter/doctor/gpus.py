@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 from meter.doctor.finding import Finding, Level
 from meter.doctor.machine import Machine
 from meter.power.errors import (
@@ -19,6 +16,7 @@ from meter.power.nvml_find import Found
 from meter.power.nvml_find import examine as examine_gpus
 from meter.power.nvml_gpu import COUNTER
 from meter.power.nvml_session import Session
+from meter.power.patience import NoAnswerError, ask
 from meter.runtime.power import ownership
 
 
@@ -26,11 +24,11 @@ def gpus(machine: Machine) -> list[Finding]:
     """One finding for each GPU, or one that says why there is none."""
     if machine.power.source == "cpu":
         return [Finding("gpu", Level.LESS, "not asked for", "set power.source to auto")]
-    found = _within(machine.driver_within_s, lambda: _look(machine))
-    if found is None:
-        text = f"the driver has not answered within {machine.driver_within_s:g} s"
-        return [Finding("gpu", Level.NO, text, "see whether `nvidia-smi` answers; else reboot")]
-    return found
+    try:
+        return ask(lambda: _look(machine), machine.driver_within_s)
+    except NoAnswerError as error:
+        step = "see whether `nvidia-smi` answers; else reboot"
+        return [Finding("gpu", Level.NO, f"the driver hangs: {error}", step)]
 
 
 def _look(machine: Machine) -> list[Finding]:
@@ -127,22 +125,3 @@ def _unreadable(problem: PowerError | None) -> tuple[str, str]:
     if isinstance(problem, DeviceLostError):
         return "has fallen off the bus", "reset it (`nvidia-smi --gpu-reset`), or reboot"
     return str(problem), "see whether `nvidia-smi` shows it"
-
-
-def _within(seconds: float, look: Callable[[], list[Finding]]) -> list[Finding] | None:
-    """What ``look`` finds; ``None`` where it takes longer. Its bugs are raised here."""
-    found: list[list[Finding]] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(look())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="doctor", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    return found[0] if found else None

@@ -9,6 +9,7 @@ kernel's ticks of some 10 ms, so a claim is made no more often than every 0.1 s.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,12 +59,14 @@ class CpuClaim:
         busy_s: Callable[[], float] = busy_s,
         idle_share: Callable[[], float] = lambda: 1.0,
         idle_w: float | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._source = source
         self._engine_s = engine_s
         self._busy_s = busy_s
         self._idle_share = idle_share
         self._idle_w = idle_w
+        self._clock = clock
         self._last: _Mark | None = None
         self._idle_mark: _Mark | None = None
         self._shown_from_uj = 0
@@ -83,6 +86,8 @@ class CpuClaim:
 
     def read(self, device: str | None = None) -> Sequence[Reading]:
         """The claim so far; nothing where the last one is too near."""
+        if self._last is not None and self._clock() - self._last.t_ns < _EVERY_NS:
+            return []
         return [shown for reading in self._source.read() if (shown := self._claim(reading))]
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -19,17 +18,18 @@ def busy_s() -> float:
 
 
 class TreeTime:
-    """CPU seconds of all that the process ``root`` has started, and that has started since.
+    """CPU seconds of the process ``root`` and of all that it has started, and that has since.
 
-    Of the root itself only what its ended children used (it is the meter). Listing processes costs
-    milliseconds, so it is done every two seconds: who came since is counted from the next list on,
-    whole. Who ended is in its parent's figures, once that has waited for it.
+    Without a root it is all that this process (the meter) has started, and not the meter itself.
+    Listing processes costs milliseconds, so it is done every two seconds: who came since is counted
+    from the next list on, whole. Who ended is in its parent's figures, once that has waited for it.
     """
 
     def __init__(
         self, root: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._root = psutil.Process(root or os.getpid())
+        self._root = psutil.Process(root)
+        self._itself = root is not None
         self._clock = clock
         self._listed_s: float | None = None
         self._tree: list[psutil.Process] = []
@@ -41,8 +41,8 @@ class TreeTime:
         if self._listed_s is None or now_s - self._listed_s >= _LIST_EVERY_S:
             self._listed_s = now_s
             self._tree = self._descendants()
-        ended_s = _used_s(self._root, itself=False)
-        total_s = ended_s + sum(_used_s(process) for process in self._tree)
+        root_s = _used_s(self._root, self._itself)
+        total_s = root_s + sum(_used_s(process) for process in self._tree)
         self._total_s = max(self._total_s, total_s)
         return self._total_s
 

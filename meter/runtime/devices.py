@@ -2,20 +2,24 @@
 
 ``CUDA_VISIBLE_DEVICES`` names them where nothing is configured. Its indices are taken as NVML's,
 which holds where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` or all GPUs are alike. Where that is not set
-either, they are those on which the engine's processes compute, if the driver tells.
+either, they are those on which the engine's processes compute, if the driver tells. It is given a
+second: who asks must go on hearing the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import psutil
 
 from meter.model import Device
 from meter.power.errors import PowerError
 from meter.power.nvml import boards, devices_of, visible_devices
+from meter.power.patience import NoAnswerError, ask
 
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_ANSWER_WITHIN_S = 1.0
 
 
 def wanted(
@@ -36,7 +40,9 @@ def owned(
 
     ``pid``: a process of the engine whose children are its workers.
     """
-    names = boards(tuple(configured) or visible_devices(cuda_visible) or ())
+    names = tuple(configured) or visible_devices(cuda_visible) or ()
+    with suppress(NoAnswerError):
+        names = ask(lambda: boards(names), _ANSWER_WITHIN_S)
     ids = tuple(device.id for device in found if any(is_named(device, name) for name in names))
     return ids or _computed_on(found, pid) or tuple(device.id for device in found)
 
@@ -48,8 +54,9 @@ def _computed_on(found: Sequence[Device], pid: int | None) -> tuple[str, ...]:
         return ()
     try:
         children = psutil.Process(pid).children(recursive=True)
-        used = devices_of([pid, *(child.pid for child in children)])
-    except (PowerError, psutil.Error):
+        pids = [pid, *(child.pid for child in children)]
+        used = ask(lambda: devices_of(pids), _ANSWER_WITHIN_S)
+    except (PowerError, psutil.Error, NoAnswerError):
         return ()
     return tuple(device.id for device in found if device.id in used)
 

@@ -40,7 +40,8 @@ class HostCpu:
     host's meters, which see one another by their locks, claims an equal part.
     """
 
-    def __init__(self, settings: PowerSettings) -> None:
+    def __init__(self, settings: PowerSettings, root: int | None = None) -> None:
+        """``root``: the server's pid, where the meter has not started it."""
         self._directory: Path = settings.lock_directory or DIRECTORY
         self._presence = Ownership(f"{_METERS}{os.getpid()}", self._directory)
         self._counted_s = float("-inf")
@@ -49,7 +50,7 @@ class HostCpu:
         source = cpu_source(settings)
         # The estimate's idle power is what it was given; RAPL's is learned.
         known_w = settings.cpu_idle_w if isinstance(source, CpuEstimate) else None
-        self.claim = CpuClaim(source, TreeTime(), idle_share=self._idle_share, idle_w=known_w)
+        self.claim = CpuClaim(source, TreeTime(root), idle_share=self._idle_share, idle_w=known_w)
 
     def _idle_share(self) -> float:
         if self.gpu_share is not None:

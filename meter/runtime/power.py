@@ -30,17 +30,20 @@ class Power(NamedTuple):
     host: CpuClaim
 
 
-def start_power(settings: PowerSettings, names: Sequence[str], push: Push) -> Power:
+def start_power(
+    settings: PowerSettings, names: Sequence[str], push: Push, server: int | None = None
+) -> Power:
     """A running sampler on the best source that works, of those the settings allow.
 
     The host's CPU is read in any case: as the device of an engine without a GPU, else beside the
-    GPUs. ``names``: the GPUs to meter (empty: all). Raises the last ``PowerError`` where none
+    GPUs. ``names``: the GPUs to meter (empty: all); ``server``: the pid of a server that the meter
+    has not started, whose CPU time it is to claim. Raises the last ``PowerError`` where none
     works.
     """
     log = structlog.get_logger("joulemeter.power")
     failure: PowerError | None = None
     for label, source in _candidates(settings, names):
-        host = HostCpu(settings)
+        host = HostCpu(settings, server)
         sampler = Sampler(
             [source or host.claim],
             push,

@@ -178,7 +178,7 @@ def lab(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         for device in range(made.card.devices):
             made.card.clear_faults(device)
         for thread in threading.enumerate():
-            if thread.name == "doctor":  # it hung until now
+            if thread.name == "patience":  # it hung until now
                 thread.join(10)
         made.card.close()
     pynvml.nvmlLib = None
@@ -233,7 +233,7 @@ CASES = {
     ),
     "a driver that hangs": Case(
         lambda lab: replace(lab.gpus().faulty(Fault.HANG).vllm(), driver_within_s=0.2),
-        "gpu", NO, "has not answered", "nvidia-smi", 2, None,
+        "gpu", NO, "the driver hangs", "nvidia-smi", 2, None,
     ),
     "a container without the utility capability": Case(
         lambda lab: lab.no_nvml().kernel_driver().vllm()

@@ -123,3 +123,14 @@ def moved_j(readings: Sequence[Reading]) -> float:
 def closes(snapshot: Snapshot) -> bool:
     """measured = all accounts + pending, to the microjoule."""
     return abs(snapshot.conservation_error_j) < 1e-6
+
+
+def hidden_s(moments: Sequence[int], good: Sequence[Reading]) -> float:
+    """For so long nothing could be seen around these moments: from the tick before the last good
+    reading before each to the tick of the first one after."""
+    seconds = 0.0
+    for moment_ns in moments:
+        before_ns = max(r.t_ns for r in good if r.t_ns <= moment_ns)
+        after_ns = min(r.t_ns for r in good if r.t_ns > moment_ns + REFRESH_S * 1e9)
+        seconds += (after_ns - before_ns) / 1e9 + 2 * REFRESH_S
+    return seconds

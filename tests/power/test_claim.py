@@ -39,7 +39,11 @@ class Host:
         self.error: str | None = None
         self.idle_share = 1.0
         self.claim = CpuClaim(
-            self, lambda: self.engine_s, lambda: self.busy_s, lambda: self.idle_share
+            self,
+            lambda: self.engine_s,
+            lambda: self.busy_s,
+            lambda: self.idle_share,
+            clock=lambda: self.t_ns,
         )
         self.claim.open()
         self.shown: list[Reading] = []
@@ -89,7 +93,9 @@ def test_idle_power_is_shared_by_the_engines() -> None:
 def test_a_known_idle_power_is_not_learned() -> None:
     """The estimate's is a setting: a host that is busy from the start hides nothing."""
     host = Host()
-    host.claim = CpuClaim(host, lambda: host.engine_s, lambda: host.busy_s, idle_w=40.0)
+    host.claim = CpuClaim(
+        host, lambda: host.engine_s, lambda: host.busy_s, idle_w=40.0, clock=lambda: host.t_ns
+    )
     host.claim.open()
     host.run(4, 100.0, 1.0, 3.0)
     assert host.claim.totals is not None
@@ -185,6 +191,15 @@ def test_the_tree_is_what_the_meter_started() -> None:
     child.communicate(b"\n")
     now["s"] += 10.0
     assert tree() - begun_s >= 0.29, "it does not forget who has ended"
+
+
+def test_a_server_that_was_there_is_counted_itself(tmp_path: Path) -> None:
+    """By its pid, with its children."""
+    child = subprocess.Popen([sys.executable, "-c", f"{BURN}\ninput()"], stdin=subprocess.PIPE)
+    tree = TreeTime(child.pid)
+    wait_until(lambda: tree() >= 0.29, "its CPU time")
+    child.communicate(b"\n")
+    assert tree() >= 0.29
 
 
 def test_meters_of_a_host_count_one_another(tmp_path: Path) -> None:

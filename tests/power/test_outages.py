@@ -11,7 +11,7 @@ import pytest
 
 from meter.demo.card import Card, CardSpec, Fault
 from meter.model import Account
-from tests.power.rig import REFRESH_S, Rig, closes, moved_j, rig, wait_until
+from tests.power.rig import REFRESH_S, Rig, closes, hidden_s, moved_j, rig, wait_until
 
 A, B = "GPU-aaaa-0", "GPU-bbbb-1"
 POWER_W = 400.0
@@ -112,14 +112,12 @@ def test_a_driver_reload_is_survived(library: str, card: Card) -> None:
         running.more(A, good=False)
         running.more(A)
         good = running.of(A, good=True)
-        after_ns = next(r.t_ns for r in good if r.t_ns > before)
         snapshot = running.end()
         (state, _) = snapshot.devices
         assert state.resets == 1
         assert running.metrics()["joulemeter_device_resets_total", ""] == 2, "one for each card"
-        unseen_j = POWER_W * (after_ns - before) / 1e9
         missing_j = true_j(running) - state.measured_j
-        assert missing_j == pytest.approx(unseen_j, abs=2 * EDGES_J)
+        assert POWER_W * 0.3 - EDGES_J < missing_j < POWER_W * hidden_s([before], good) + EDGES_J
         assert closes(snapshot)
         assert running.said("nvml_restarted", "counter_went_back")[:2] == [
             "nvml_restarted",
@@ -169,7 +167,7 @@ def test_a_counter_stuck_for_long_is_no_source(
 @pytest.mark.parametrize(
     ("by_mj", "event", "metric"),
     [
-        (5_000_000, "counter_jumped", "joulemeter_gpu_energy_jumps_total"),
+        (500_000_000, "counter_jumped", "joulemeter_gpu_energy_jumps_total"),
         (-100_000, "counter_went_back", "joulemeter_device_resets_total"),
     ],
 )
@@ -180,7 +178,8 @@ def test_a_counter_that_jumps_makes_no_joules(
     is what was drawn around it, from the tick before to the reading after."""
     with rig(library, card) as running:
         running.more(A)
-        card.fault(0, Fault.JUMP, time.monotonic_ns(), value=by_mj)
+        leap_ns = time.monotonic_ns()
+        card.fault(0, Fault.JUMP, leap_ns, value=by_mj)
         wait_until(lambda: running.said(event) == [event], "the line")
         running.more(A)
         snapshot = running.end()
@@ -188,5 +187,6 @@ def test_a_counter_that_jumps_makes_no_joules(
         label = A if "jumps" in metric else ""
         assert metrics[metric, label] == 1
         lost_j = true_j(running) - snapshot.devices[0].measured_j
-        assert -EDGES_J < lost_j < 3 * EDGES_J
+        most_j = POWER_W * hidden_s([leap_ns], running.of(A, good=True))
+        assert -EDGES_J < lost_j < most_j + EDGES_J
         assert closes(snapshot)

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from meter.demo.card import Card, CardSpec
+from meter.demo.card import Card, CardSpec, Fault
 from meter.demo.nvml_build import NoCompilerError, build
 from meter.model import Device, Quality
 from meter.power.nvml import NvmlSource
@@ -76,3 +77,19 @@ def test_an_engine_owns_the_gpus_that_its_processes_compute_on(three_cards):
         assert owned(found, (), None, os.getpid()) == tuple(device.id for device in found)
     finally:
         child.communicate(b"\n")
+
+
+def test_a_driver_that_hangs_is_not_waited_for(three_cards, monkeypatch):
+    """Who asks hears the engine: after a moment all devices are taken, as where none is told."""
+    monkeypatch.setattr("meter.runtime.devices._ANSWER_WITHIN_S", 0.05)
+    card, found = three_cards
+    card.set_processes(1, [os.getpid()])
+    card.fault(0, Fault.HANG, 0)
+    assert owned(found, (), None, os.getpid()) == tuple(device.id for device in found)
+    assert owned(found, (), "MIG-x", None) == tuple(device.id for device in found)
+    card.clear_faults(0)
+    for thread in threading.enumerate():
+        if thread.name == "patience":
+            thread.join(10)
+    monkeypatch.setattr("meter.runtime.devices._ANSWER_WITHIN_S", 10.0)
+    assert owned(found, (), None, os.getpid()) == ("GPU-bbbbbbbb",)
