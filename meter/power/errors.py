@@ -52,6 +52,7 @@ class ReadError(PowerError):
 
 # NVML code -> (class, what to do)
 _NVML: dict[int, tuple[type[PowerError], str]] = {
+    1: (DriverError, "the driver was reloaded: the meter starts NVML anew"),
     3: (UnsupportedError, "this GPU (or vGPU, or MIG instance) has no such counter"),
     4: (NoPermissionError, "run as a user who may open /dev/nvidia*, or add the container's GPUs"),
     6: (NoDeviceError, "see `nvidia-smi -L` for the GPUs that there are"),
@@ -62,6 +63,10 @@ _NVML: dict[int, tuple[type[PowerError], str]] = {
     ),
     15: (DeviceLostError, "reset the GPU or restart the machine; the meter goes on trying"),
     18: (DriverError, "the driver was updated under a running kernel module: reload it or reboot"),
+    999: (
+        ReadError,
+        "where this is a container, its GPUs may be gone since a systemd reload: start it anew",
+    ),
 }
 
 

@@ -324,6 +324,7 @@ def test_no_driver(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
+        (1, DriverError),
         (3, UnsupportedError),
         (4, NoPermissionError),
         (6, NoDeviceError),
