@@ -45,7 +45,7 @@ def load(path: Path | None = None, flags: Mapping[str, object] | None = None) ->
     _check_environment(os.environ)
     try:
         layered = _layered(path)(**_nested(flags or {}))
-        return Settings.model_validate(layered.model_dump())
+        return Settings.model_validate(layered.model_dump(exclude_unset=True))
     except ValidationError as error:
         raise ConfigError("\n".join(map(_explain, error.errors()))) from error
     except SettingsError as error:

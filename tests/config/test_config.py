@@ -200,3 +200,11 @@ def test_every_key_is_described():
     keys = dict(known_keys())
     assert "pricing.pue" in keys
     assert all(len(text) > 10 and text.endswith(".") for text in keys.values())
+
+
+def test_what_was_set_is_known(file, monkeypatch):
+    """Told apart from what is a default, even where it is the same."""
+    monkeypatch.setenv("JOULEMETER_POWER__CPU_IDLE_W", "20")
+    settings = load(file("power: {rate_hz: 50}"), {"power.source": "cpu", "http.port": None})
+    assert settings.power.model_fields_set == {"cpu_idle_w", "rate_hz", "source"}
+    assert settings.http.model_fields_set == set()

