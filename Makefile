@@ -15,7 +15,7 @@ export JOULEMETER_CACHE := $(CACHE)
 # Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
 unexport SECONDS
 
-.PHONY: help install test lint fmt dashboards bench accuracy demo demo-vllm clean
+.PHONY: help install test lint fmt dashboards pictures bench accuracy demo demo-vllm clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
+	@echo 'make pictures                deploy/pictures/ anew, from a run of the demo'
 	@echo 'make bench                   what the plugin costs per engine step, and the core at scale'
 	@echo 'make accuracy [PLOTS=DIR]    receipts against the truth of synthetic engines, in a table'
 
@@ -58,6 +59,10 @@ fmt: install
 
 dashboards: install
 	$(BIN)/python -m grafana
+
+pictures: install
+	.ci/tools '$(CACHE)/tools' gcc chromium
+	$(BIN)/python -m tests.pictures
 
 bench: install
 	tests/vllm_cpu/setup.sh

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
@@ -53,4 +55,4 @@ def show(browser):
 
 def is_error(said):
     """A lost connection is a test's own doing."""
-    return said.type == "error" and "ERR_" not in said.text
+    return said.type == "error" and not {"ERR_", "502"} & set(re.findall(r"ERR_|502", said.text))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,35 @@ def test_a_lost_connection_is_said_and_taken_up_again(show):
     meter.serve(port)
     expect(page.locator("#status")).to_have_attribute("data-state", "live")
     expect(page.locator("#alarm")).to_be_hidden()
+    meter.stop()
+
+
+class _BadGateway(BaseHTTPRequestHandler):
+    """A proxy whose meter is away."""
+
+    def do_GET(self):
+        self.send_error(502)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_refusal_on_the_way_is_not_the_end(show):
+    """A proxy may answer for a meter that restarts: the page goes on trying."""
+    meter = Meter().serve()
+    page = show(meter)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    port = meter.stop()
+    with HTTPServer(("127.0.0.1", port), _BadGateway) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        with page.expect_response(lambda answer: answer.status == 502):
+            pass
+        expect(page.locator("#status")).to_have_attribute("data-state", "lost")
+        proxy.shutdown()
+        thread.join()
+    meter.serve(port)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
     meter.stop()
 
 

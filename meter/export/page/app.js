@@ -9,7 +9,7 @@ import { say, translate } from "./words.js";
 const at = id => document.getElementById(id);
 const ACCOUNTS = ["prefill", "decode", "recompute", "idle", "startup", "unattributed", "pending"];
 const SORTS = ["energy", "token", "tokens", "prompt", "age", "newest"];
-const ROWS = 50, STALE_S = 3, DEAF_S = 10, FRAME_MS = 40;
+const ROWS = 50, STALE_S = 3, DEAF_S = 10, FRAME_MS = 40, RETRY_MS = 2000;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -39,6 +39,11 @@ function connect() {
     take(message);
   };
   source.onopen = () => { fresh = true; };
+  // A browser tries a broken connection again, but not one that was refused (by a proxy, say).
+  const mine = source;
+  source.onerror = () => {
+    if (mine === source && source.readyState === EventSource.CLOSED) setTimeout(() => mine === source && connect(), RETRY_MS);
+  };
   source.addEventListener("end", () => { ended = true; judge(); });
 }
 
