@@ -21,7 +21,7 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         "quality": quality.value if quality else None,
         **_accounts(snapshot),
         **_receipts(snapshot),
-        "devices": [_device(d) for d in snapshot.devices],
+        "devices": [_device(d, now_ns) for d in snapshot.devices],
         "coefficients": {
             d.device.id: {name: value for name, value, _ in coefficients(d)}
             for d in snapshot.devices
@@ -31,9 +31,9 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         ],
         "per_token": [f._asdict() for f in state.windows],
         "cost": _cost(state.costs, state.tariff.currency),
-        "settled_lag_s": _lag_s(snapshot, now_ns),
+        "settled_lag_s": _age_s(snapshot.settled_ns, now_ns),
         "source_age_s": {
-            source: max(0, now_ns - last_ns) / 1e9
+            source: _age_s(last_ns, now_ns)
             for source, last_ns in state.health.source_last_ns.items()
         },
         "health": {
@@ -79,7 +79,7 @@ def _receipts(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _device(state: DeviceState) -> dict[str, Any]:
+def _device(state: DeviceState, now_ns: int) -> dict[str, Any]:
     return {
         "gpu": state.device.index,
         "gpu_uuid": state.device.id,
@@ -90,6 +90,8 @@ def _device(state: DeviceState) -> dict[str, Any]:
         "measured_j": state.measured_j,
         "pending_j": state.pending_j,
         "power_w": state.power_w,
+        "power_limit_w": state.device.power_limit_w,
+        "age_s": _age_s(state.last_reading_ns, now_ns),
         "refresh_s": state.refresh_s,
         "sample_latency_s": state.latency_s,
         "delay_s": state.delay_s,
@@ -116,5 +118,5 @@ def _cost(costs: Costs, currency: str) -> dict[str, Any] | None:
     }
 
 
-def _lag_s(snapshot: Snapshot, now_ns: int) -> float | None:
-    return None if snapshot.settled_ns is None else max(0, now_ns - snapshot.settled_ns) / 1e9
+def _age_s(t_ns: int | None, now_ns: int) -> float | None:
+    return None if t_ns is None else max(0, now_ns - t_ns) / 1e9

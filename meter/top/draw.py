@@ -117,6 +117,10 @@ def condition(heard: Heard, now_s: float) -> tuple[str, str]:
         return "bold red", f"METER BLIND: no energy reading at all; {problems}".rstrip("; ")
     if power_s > _STALE_S:
         return "bold red", f"METER BLIND: no energy reading for {power_s:.0f} s"
+    silent = [d for d in summary["devices"] if (d["age_s"] or 0.0) > _STALE_S]
+    if silent:
+        names = ", ".join(d["gpu"] for d in silent)
+        return "bold red", f"METER BLIND on device {names} for {silent[0]['age_s']:.0f} s"
     running = summary["requests_running"]
     if running and engine_s is not None and engine_s > _DEAF_S:
         return "bold red", f"engine not heard for {engine_s:.0f} s while {running} requests run"
@@ -183,7 +187,7 @@ def _batch(series: Series, now_s: float, width: int) -> Text:
 def _devices(
     summary: Mapping[str, Any], series: Series, view: View, width: int, room: int
 ) -> list[Text]:
-    """A bar of power for each, against the largest; those that find no room are counted."""
+    """A bar of power for each, against its limit where it has one, else against the largest."""
     devices: Sequence[Mapping[str, Any]] = summary["devices"]
     watts: Sequence[float | None] = series.power_w() or [None] * len(devices)
     most = max((value for value in watts if value is not None), default=0.0) or 1.0
@@ -191,8 +195,11 @@ def _devices(
     for device, value in list(zip(devices, watts, strict=True))[:room]:
         name = "CPU" if device["boundary"] == "host" else f"GPU {device['gpu']}"
         text = Text(f"{name:>8} ")
-        text.append_text(bar([("#d8ac45", (value or 0.0) / most)], max(10, width - 36)))
+        limit_w = device["power_limit_w"]
+        part = (value or 0.0) / (limit_w or most)
+        text.append_text(bar([("#d8ac45", min(1.0, part))], max(10, width - 44)))
         text.append(f" {quantity(value, 'W', 3):>7}", style="bold")
+        text.append(f" / {quantity(limit_w, 'W', 3)}" if limit_w else "", style="dim")
         text.append(f" {energy(device['measured_j'], view.unit):>10}", style="dim")
         rows.append(text)
     if len(devices) > room:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +17,7 @@ from meter.demo.closing import Comparison, add_up
 from meter.demo.demo import Demo
 from meter.demo.process import free_port
 from meter.demo.stage import simulated
+from meter.top.feed import FeedError, Query, listen
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Played:
     demo: Demo
     comparison: Comparison
     output: str
+    messages: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +33,26 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     folder: Path = tmp_path_factory.mktemp("demo")
     console = Console(file=io.StringIO(), width=120)
     demo = Demo(simulated(folder, free_port()), folder, console, threading.Event())
-    comparison = demo.run(8.0, free_port())
+    messages: list[dict[str, Any]] = []
+    port = free_port()
+    watcher = threading.Thread(target=_watch, args=(f"http://127.0.0.1:{port}", messages))
+    watcher.start()
+    comparison = demo.run(8.0, port)
+    watcher.join(10.0)
     assert comparison is not None
     assert isinstance(console.file, io.StringIO)
-    yield Played(demo, comparison, console.file.getvalue())
+    yield Played(demo, comparison, console.file.getvalue(), messages)
+
+
+def _watch(url: str, messages: list[dict[str, Any]]) -> None:
+    """Follow the meter's stream from its first answer to its end."""
+    for _ in range(600):
+        try:
+            messages.extend(listen(url, Query()))
+        except FeedError:
+            time.sleep(0.1)
+        if messages:
+            return
 
 
 def test_every_joule_is_in_an_account(played: Played) -> None:
@@ -76,6 +96,34 @@ def test_receipts_sum_to_what_was_attributed(played: Played) -> None:
     assert sum(r["energy_j"] for r in played.demo.receipts.values()) == pytest.approx(
         played.demo.summary["attributed_j"], rel=1e-9
     )
+
+
+def test_the_live_stream_shows_requests_growing(played: Played) -> None:
+    """Joules and tokens of a running request only grow, up to its receipt; every sum holds; the
+    stream's last word is that the meter ends."""
+    *messages, end = played.messages
+    assert end == {}
+    assert len(messages) > 10
+    last: dict[str, tuple[float, int]] = {}
+    grown = set()
+    for message in messages:
+        if "summary" not in message:
+            continue
+        assert abs(message["summary"]["conservation_error_j"]) < 1e-6
+        for row in message["running"]["rows"]:
+            energy_j, tokens = last.get(row["id"], (0.0, 0))
+            assert row["energy_j"] >= energy_j * (1 - 1e-6)
+            assert row["output_tokens"] >= tokens
+            assert row["cost"] is None or row["cost"] >= 0
+            if row["energy_j"] > energy_j > 0:
+                grown.add(row["id"])
+            last[row["id"]] = (row["energy_j"], row["output_tokens"])
+    assert len(grown) > 5
+    for id, (energy_j, tokens) in last.items():
+        receipt = played.demo.receipts.get(id)
+        if receipt is not None:
+            assert receipt["energy_j"] >= energy_j * (1 - 1e-6)
+            assert receipt["completion_tokens"] is None or receipt["completion_tokens"] >= tokens
 
 
 def test_the_meter_is_nearer_to_the_truth_than_the_rules(played: Played) -> None:

@@ -132,6 +132,7 @@ def test_the_summary_closes(get):
     assert summary["coefficients"]["GPU-0"] == {"static_w": 115.0, "F": 2.0}
     (device,) = summary["devices"]
     assert (device["delay_s"], device["delay_sd_s"], device["smear_s"]) == (0.0625, 0.002, 0.025)
+    assert (device["power_limit_w"], device["age_s"]) == (700.0, 3.0)
     assert (device["resets"], device["jumps"]) == (0, 1)
     assert device["coefficient_sd"] == {"static_w": 1.5, "F": None}
     assert summary["settled_lag_s"] == 2.0

@@ -37,12 +37,13 @@ _STAGES = (Progress.DECODE, Progress.DECODE, Progress.PREFILL, Progress.WAITING,
 @dataclass
 class Meter:
     """``running``: requests under way; ``power_age_s``, ``engine_age_s``: how long ago each source
-    spoke. All may be changed while it serves."""
+    spoke; ``device_age_s``: the last device. All may be changed while it serves."""
 
     running_count: int = 20
     devices: int = 1
     power_age_s: float = 0.0
     engine_age_s: float = 0.0
+    device_age_s: float = 0.0
     tariff: Tariff = field(default_factory=lambda: Tariff("EUR"))
     ended: bool = False
 
@@ -125,7 +126,7 @@ class Meter:
             },
             requests={("0", "m", "stop"): 5},
             devices=tuple(
-                self._device(i, measured_j / self.devices, pending_j / self.devices)
+                self._device(i, measured_j / self.devices, pending_j / self.devices, t_ns)
                 for i in range(self.devices)
             ),
             engines=(Engine("0", tuple(f"GPU-{i}" for i in range(self.devices)), model="m"),),
@@ -136,9 +137,16 @@ class Meter:
             running={"0": self.running_count},
         )
 
-    def _device(self, index: int, measured_j: float, pending_j: float) -> DeviceState:
+    def _device(self, index: int, measured_j: float, pending_j: float, t_ns: int) -> DeviceState:
+        age_s = self.device_age_s if index == self.devices - 1 else self.power_age_s
         return DeviceState(
-            device=Device(f"GPU-{index}", "Test card", Quality.SIMULATED, index=str(index)),
+            device=Device(
+                f"GPU-{index}",
+                "Test card",
+                Quality.SIMULATED,
+                index=str(index),
+                power_limit_w=400.0,
+            ),
             measured_j=measured_j,
             pending_j=pending_j,
             power_w=336.5 / self.devices,
@@ -148,7 +156,7 @@ class Meter:
             coefficient_sd={"static_w": 1.0, "F": None},
             intervals=100,
             resets=0,
-            last_reading_ns=None,
+            last_reading_ns=t_ns - round(age_s * NS),
         )
 
     def _request(self, i: int, now_ns: int) -> Running:

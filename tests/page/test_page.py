@@ -42,7 +42,7 @@ def test_the_figures_are_the_meters(show, meter):
     expect(page.locator("#token_note")).to_contain_text("with idle")
     expect(page.locator("#cost")).to_have_text("–")
     expect(page.locator("#cost_note")).to_have_text("no price is configured")
-    expect(page.locator("#power_note")).to_have_text("simulated")
+    expect(page.locator("#power_note")).to_have_text("simulated limit 400 W")
     decode = page.locator("#accounts tr", has_text="decode")
     expect(decode).to_contain_text("kJ")
     expect(decode).to_contain_text(re.compile(r"7[56]\.\d %"))
@@ -103,6 +103,18 @@ def test_no_traffic_is_not_blindness(show, meter):
     meter.engine_age_s = 0.0
     expect(status).to_have_attribute("data-state", "live")
     expect(alarm).to_be_hidden()
+
+
+def test_one_blind_eye_of_eight_is_seen(show):
+    """A device that no reading comes from is named, though the others speak."""
+    meter = Meter(devices=8).serve()
+    page = show(meter)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    meter.device_age_s = 9.0
+    expect(page.locator("#alarm")).to_contain_text("blind on device 7: no energy reading for")
+    meter.device_age_s = 0.0
+    expect(page.locator("#alarm")).to_be_hidden()
+    meter.stop()
 
 
 def test_a_lost_connection_is_said_and_taken_up_again(show):

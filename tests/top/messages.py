@@ -13,9 +13,14 @@ from meter.pricing import Tariff
 from tests.page.meter import Meter
 
 
-def message(running=20, devices=1, power_age_s=0.0, engine_age_s=0.0):
+def message(running=20, devices=1, power_age_s=0.0, engine_age_s=0.0, device_age_s=0.0):
     """A whole message; an age of ``None``: that source has never spoken."""
-    meter = Meter(running, devices, tariff=Tariff("EUR", Decimal("0.3"), None, Decimal("2.5")))
+    meter = Meter(
+        running,
+        devices,
+        device_age_s=device_age_s,
+        tariff=Tariff("EUR", Decimal("0.3"), None, Decimal("2.5")),
+    )
     state, now_ns = meter.state(), time.monotonic_ns()
     summary = summary_json(state, now_ns)
     ages = {"power": power_age_s, "engine": engine_age_s}

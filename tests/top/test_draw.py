@@ -72,6 +72,7 @@ def test_a_broken_sum_is_seen():
         ({"running": 0}, 0.0, "no traffic"),
         ({"running": 0, "engine_age_s": None}, 0.0, "no engine heard yet"),
         ({"running": 0, "power_age_s": 12.0}, 0.0, "METER BLIND: no energy reading for 12 s"),
+        ({"devices": 8, "device_age_s": 9.0}, 0.0, "METER BLIND on device 7 for 9 s"),
         ({"power_age_s": None}, 0.0, "METER BLIND: no energy reading at all"),
         ({"engine_age_s": 60.0}, 0.0, "engine not heard for 60 s while 20 requests run"),
         ({}, 7.0, "connection lost: what you see is 7 s old"),

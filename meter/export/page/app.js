@@ -83,7 +83,9 @@ function big(id, [value, unit]) {
 function figures(s, currency) {
   const power = series.moments.at(-1)?.power ?? null;
   big("power", split(power, "W", 3));
-  at("power_note").replaceChildren(tag(s.quality));
+  const limits = s.devices.map(d => d.power_limit_w);
+  const limit = limits.includes(null) ? "" : say("of_limit", quantity(limits.reduce((a, b) => a + b, 0), "W", 3));
+  at("power_note").replaceChildren(tag(s.quality), ` ${limit}`);
   const minute = idle => s.per_token.filter(f => f.window === "1m" && f.token_type === "output" && f.idle === idle);
   const only = figures => figures.length === 1 ? figures[0] : null;
   const without = only(minute("without")), with_ = only(minute("with"));
@@ -190,7 +192,7 @@ function devices(s) {
     name.append(by === "device" ? key(deviceColour(i)) : "", `${device.gpu} · ${device.gpu_name}`);
     const told = device.refresh_s === null ? "" : !(device.delay_s >= 0.001)
       ? say("counter_refresh", seconds(device.refresh_s)) : say("counter", seconds(device.refresh_s), seconds(device.delay_s));
-    note.append(tag(device.quality), ` ${say("measured_since", energy(device.measured_j))}${told ? ` · ${told}` : ""}`);
+    note.append(tag(device.quality), ` ${say("measured_since", energy(device.measured_j))}${told ? ` · ${told}` : ""}${device.note ? ` · ${device.note}` : ""}`);
     item.append(name, piece(quantity(series.moments.at(-1)?.watts[i], "W", 3), ""), note);
     return item;
   }));
@@ -230,13 +232,15 @@ function requests(currency) {
 function judge() {
   const s = last?.summary, age = s?.source_age_s ?? {};
   const power = age.power === undefined ? undefined : age.power + silence(), quiet = series.quiet_s();
+  const silent = (s?.devices ?? []).filter(d => d.age_s !== null && d.age_s + silence() > STALE_S);
   let state = "live", word = say("live"), alarm = "";
   if (heardMs === null) [state, word] = ["wait", say("connecting")];
   else if (ended) [state, word, alarm] = ["lost", say("ended"), say("say_ended")];
   else if (silence() > STALE_S) [state, word, alarm] = ["lost", say("lost"), say("say_lost", Math.round(silence()))];
   else if (!s) [state, word, alarm] = ["wait", say("waits"), last.problems.join(" ")];
   else if (power === undefined || !s.devices.length) [state, word, alarm] = ["blind", say("blind"), said("say_no_power")];
-  else if (power > STALE_S) [state, word, alarm] = ["blind", say("blind"), said("say_blind", Math.round(power))];
+  else if (power > STALE_S || silent.length === s.devices.length) [state, word, alarm] = ["blind", say("blind"), said("say_blind", Math.round(Math.max(power, silent[0]?.age_s ?? 0)))];
+  else if (silent.length) [state, word, alarm] = ["blind", say("blind"), said("say_part_blind", silent.map(d => d.gpu).join(", "), Math.round(silent[0].age_s))];
   else if (s.requests_running > 0 && age.engine > DEAF_S) [state, word, alarm] = ["blind", say("blind"), said("say_deaf", Math.round(age.engine))];
   else if (s.requests_running === 0) {
     const since = age.engine === undefined ? say("say_no_engine") : quiet === null ? "" : say("idle_for", say("seconds", Math.round(quiet)));
