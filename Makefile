@@ -15,7 +15,7 @@ export JOULEMETER_CACHE := $(CACHE)
 # Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
 unexport SECONDS
 
-.PHONY: help install test lint fmt dashboards pictures bench accuracy demo demo-vllm clean
+.PHONY: help install test lint fmt dashboards pictures preview bench accuracy demo demo-vllm clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
 	@echo 'make pictures                deploy/pictures/ anew, from a run of the demo'
+	@echo 'make preview [SECONDS=120]   every board drawn by Grafana'"'"'s components, there too'
 	@echo 'make bench                   what the plugin costs per engine step, and the core at scale'
 	@echo 'make accuracy [PLOTS=DIR]    receipts against the truth of synthetic engines, in a table'
 
@@ -63,6 +64,11 @@ dashboards: install
 pictures: install
 	.ci/tools '$(CACHE)/tools' gcc chromium
 	$(BIN)/python -m tests.pictures
+
+# Of a run of the demo. Of a made-up week: python -m tests.grafana.preview DIRECTORY --week
+preview: install
+	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium npm
+	$(BIN)/python -m tests.grafana.preview deploy/pictures $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: install
 	tests/vllm_cpu/setup.sh

@@ -121,8 +121,7 @@ def _disagreement_now() -> Panel:
 
 def _counter() -> Section:
     power = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
-    mean = q.series("joulemeter_gpu_power_watts", scope=q.GPU)
-    mean = f"max by ({_CARD}) (avg_over_time({mean}[{q.STEP}]))"
+    gap = q.series("joulemeter_gpu_energy_gap_ratio", scope=q.GPU)
     return Section(
         "Counter against power",
         [
@@ -140,19 +139,23 @@ def _counter() -> Section:
                 ],
                 16,
                 ((None, "red"), (0.0, "green")),
+                behind="/ counter$/",
             ),
             graph_panel(
                 About(
-                    "Power over counter",
-                    "Mean of the power at scrapes over the counter's, less one. Scrapes are few "
-                    "and power jumps, so some percent both ways are to be expected; a lasting "
-                    "offset is not.",
+                    "Counter over power",
+                    "By how much the counter moved more than the integral of the instant power, "
+                    "over the meter's own readings of the last half minute. The two are made by "
+                    "different parts of the card.",
                     "percentunit",
-                    "lines at 10 % both ways: beyond, scrape more often before you trust it.",
+                    "lines at 10 % both ways: there the meter warns too; only a meter at the plug "
+                    "tells which of the two is right.",
                 ),
-                [Query(f"{q.ratio(mean, q.counter_w(_CARD))} - 1", _NAME)],
+                [Query(f"max by ({_CARD}) ({gap})", _NAME)],
                 8,
                 ((None, "red"), (-0.1, "green"), (0.1, "red")),
+                soft_max=0.1,
+                no_value="No power to compare with, or meter blind",
             ),
         ],
     )
@@ -162,6 +165,7 @@ def _use() -> Section:
     uses = q.series("joulemeter_engine_gpu_info", scope=q.GPU)
     by_engine = q.energy_w('phase!=""', "instance, engine, model_name")
     card = q.series("joulemeter_gpu_info", scope=q.GPU)
+    host = q.series("joulemeter_host_cpu_energy_joules_total", scope=q.TARGET)
     return Section(
         "Who uses which card",
         [
@@ -175,19 +179,8 @@ def _use() -> Section:
                     "engine": "Engine",
                     "model_name": "Model",
                 },
-                8,
+                12,
                 "No engine yet, or meter blind",
-            ),
-            graph_panel(
-                About(
-                    "Power by engine",
-                    "All accounts of each engine, idle included; what belongs to none has no "
-                    "engine. An engine on several cards has one line for all of them.",
-                    "watt",
-                ),
-                [Query(by_engine, "{{instance}} engine {{engine}} {{model_name}}")],
-                8,
-                stacked=True,
             ),
             labels_panel(
                 About("Cards", "Every metered device, and how its figures come about.", "none"),
@@ -199,8 +192,31 @@ def _use() -> Section:
                     "boundary": "Boundary",
                     "quality": "Quality",
                 },
-                8,
+                12,
                 BLIND,
+            ),
+            graph_panel(
+                About(
+                    "Power by engine",
+                    "All accounts of each engine, idle included; what belongs to none has no "
+                    "engine. An engine on several cards has one line for all of them.",
+                    "watt",
+                ),
+                [Query(by_engine, "{{instance}} engine {{engine}} {{model_name}}")],
+                12,
+                stacked=True,
+            ),
+            graph_panel(
+                About(
+                    "The host's CPU",
+                    "What the CPU packages and their memory take: the engines' part, and all "
+                    "other. It is beside the cards' energy, in no account of theirs.",
+                    "watt",
+                ),
+                [Query(q.rate(host, "share"), "{{share}}")],
+                12,
+                stacked=True,
+                no_value="The host's CPU is not read; or meter blind",
             ),
         ],
     )
@@ -223,6 +239,7 @@ def _throttling() -> Section:
                 [Query(q.ratio(power, limit), _NAME)],
                 8,
                 ((None, "green"), (0.98, "red")),
+                soft_max=1,
                 no_value="No limit known, or meter blind",
             ),
             bar_panel(
@@ -292,7 +309,7 @@ def _idle() -> Section:
                     "What a card takes to be on, as learned: it costs this much an hour whether "
                     "or not anybody asks. A card that is never idle cannot show it; its doubt "
                     "says so.",
-                    "watt",
+                    "none",
                     "of the doubt: orange from 10 W.",
                 ),
                 {"instance": "Instance", "gpu": "GPU"},
@@ -331,6 +348,7 @@ def _dcgm() -> Section:
                 ],
                 12,
                 ((None, "red"), (0.0, "green")),
+                behind="/ meter$/",
             ),
             graph_panel(
                 About(
@@ -344,6 +362,7 @@ def _dcgm() -> Section:
                 12,
                 _ONE_PERCENT,
                 no_value=_NO_DCGM,
+                soft_max=0.01,
             ),
         ],
     )

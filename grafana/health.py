@@ -111,6 +111,7 @@ def _conservation() -> Section:
                 [Query(moved, "hardware"), Query(accounts, "accounts")],
                 12,
                 ((None, "red"), (0.0, "green")),
+                behind="/^hardware$/",
             ),
             graph_panel(
                 About(
@@ -126,6 +127,7 @@ def _conservation() -> Section:
                 ],
                 12,
                 ((None, "green"), (1e-3, "red")),
+                soft_max=1e-3,
             ),
             graph_panel(
                 About(
@@ -172,7 +174,7 @@ def _counter() -> Section:
                     "a line at 1 s: a counter that slow tells requests apart badly.",
                 ),
                 [Query(_of_card("joulemeter_gpu_energy_refresh_seconds"), _NAME)],
-                8,
+                6,
                 ((None, "green"), (1.0, "orange")),
                 no_value=_NOT_FOUND,
             ),
@@ -190,9 +192,21 @@ def _counter() -> Section:
                     Query(lag_sd, f"{_NAME} lag's doubt"),
                     Query(_of_card("joulemeter_gpu_energy_smear_seconds"), f"{_NAME} smear"),
                 ],
-                8,
+                10,
                 ((None, "green"), (1.0, "orange")),
                 no_value=_NOT_FOUND,
+            ),
+            graph_panel(
+                About(
+                    "Stands still",
+                    "How long a counter has not moved although its card draws power.",
+                    "s",
+                    "a line at 60 s: its card is in no figure any more.",
+                ),
+                [Query(_of_card("joulemeter_gpu_energy_still_seconds"), _NAME)],
+                4,
+                ((None, "green"), (60.0, "red")),
+                soft_max=60,
             ),
             graph_panel(
                 About(
@@ -206,8 +220,9 @@ def _counter() -> Section:
                     Query(f"sum(increase({q.series(name, scope=q.TARGET)}[{q.STEP}]))", legend)
                     for name, legend in events
                 ],
-                8,
+                4,
                 _NONE_ALLOWED,
+                soft_max=1,
             ),
         ],
     )
@@ -257,6 +272,7 @@ def _sources() -> Section:
                 [Query(_of_card("joulemeter_sample_latency_seconds"), _NAME)],
                 8,
                 ((None, "green"), (0.01, "orange")),
+                soft_max=0.01,
                 no_value=_NOT_FOUND,
             ),
             _losses(),
@@ -264,8 +280,9 @@ def _sources() -> Section:
                 About("Versions", "Which meter runs where.", "none"),
                 Query(q.series("joulemeter_build_info", scope=q.TARGET)),
                 {"job": "Job", "instance": "Instance", "version": "Version"},
-                6,
+                5,
                 BLIND,
+                height=8,
             ),
             labels_panel(
                 About(
@@ -282,8 +299,9 @@ def _sources() -> Section:
                     "fidelity": "Seen by",
                     "engine_version": "Version",
                 },
-                6,
+                7,
                 "No engine yet, or meter blind",
+                height=8,
             ),
         ],
     )
@@ -294,6 +312,7 @@ def _losses() -> Panel:
     samples = q.rate(q.series("joulemeter_samples_total", scope=q.TARGET))
     failed = q.rate(q.series("joulemeter_sample_errors_total", scope=q.TARGET))
     losses = (
+        ("joulemeter_samples_missed_total", "readings left out"),
         ("joulemeter_datagrams_lost_total", "messages lost"),
         ("joulemeter_events_dropped_total", "events dropped"),
         ("joulemeter_late_events_total", "events too late"),
@@ -313,6 +332,7 @@ def _losses() -> Panel:
         ],
         12,
         _NONE_ALLOWED,
+        soft_max=1,
     )
 
 
@@ -349,34 +369,37 @@ def _coefficients() -> Section:
                         ((None, "orange"), (-0.2, "green"), (0.2, "orange")),
                     ),
                 ],
-                8,
+                10,
                 _NOT_FOUND,
             ),
             graph_panel(
                 About(
                     "Doubt",
-                    "Standard deviation of each coefficient as a part of it. It falls as the load "
-                    "varies, and rises where the data cannot tell two coefficients apart.",
+                    "Standard deviation of each coefficient as a part of it, of the card where it "
+                    "is largest. It falls as the load varies, and rises where the data cannot tell "
+                    "two coefficients apart.",
                     "percentunit",
                     "a line at 20 %: beyond, receipts lean on what such cards usually take.",
                 ),
-                [Query(doubt, f"{_NAME} {{{{name}}}}")],
-                8,
+                [Query(f"max by (name) ({doubt})", "{{name}}")],
+                7,
                 ((None, "green"), (0.2, "orange")),
+                soft_max=0.2,
                 no_value=_NOT_FOUND,
             ),
             graph_panel(
                 About(
                     "Drift",
-                    "Change of each coefficient against a whole time range before (an hour, where "
-                    "an hour is shown). Temperature moves them slowly; a step means that clocks, "
-                    "driver or model were changed.",
+                    "Change of each coefficient, either way, against a whole time range before (an "
+                    "hour, where an hour is shown), of the card where it is largest. Temperature "
+                    "moves them slowly; a step means that clocks, driver or model were changed.",
                     "percentunit",
-                    "lines at 20 % either way.",
+                    "a line at 20 %.",
                 ),
-                [Query(drift, f"{_NAME} {{{{name}}}}")],
-                8,
-                ((None, "orange"), (-0.2, "green"), (0.2, "orange")),
+                [Query(f"max by (name) (abs({drift}))", "{{name}}")],
+                7,
+                ((None, "green"), (0.2, "orange")),
+                soft_max=0.2,
                 no_value=f"Not as old as that; or {BLIND.lower()}",
             ),
         ],

@@ -90,15 +90,16 @@ def _ranking() -> Section:
                     Column("J per request", q.ratio(attributed, ended), "joule"),
                     Column("J per output token", per_token, "suffix:J/tok", 3, head.ABOVE_ZERO),
                     Column(
-                        "Cost per million output tokens",
+                        "Cost / M output tok",
                         q.cost_per_million_tokens("output", f"{by}, currency", q.RANGE),
                         "short",
                         2,
                     ),
                 ],
-                14,
+                24,
                 SILENT,
                 sort_by="Mean power",
+                height=6,
             ),
             bar_panel(
                 About(
@@ -108,8 +109,9 @@ def _ranking() -> Section:
                     head.BROKEN,
                 ),
                 [Query(f"sort_desc({per_token})", "{{model_name}}")],
-                5,
+                12,
                 head.ABOVE_ZERO,
+                height=6,
             ),
             bar_panel(
                 About(
@@ -119,9 +121,10 @@ def _ranking() -> Section:
                     "blue alone: what a tenant may take is not the meter's to judge.",
                 ),
                 [Query(f"topk(10, {tenants})", "{{tenant}}")],
-                5,
+                12,
                 head.PLAIN,
                 no_value=f"No tenants known; {SILENT[0].lower()}{SILENT[1:]}",
+                height=6,
             ),
         ],
     )
@@ -170,7 +173,8 @@ def _quantiles(title: str, histogram: str, unit: str) -> Panel:
 
 
 def _batch() -> Section:
-    per_token = q.joules_per_token(q.ATTRIBUTED, "output")
+    per_token = q.joules_per_token(q.ATTRIBUTED, "output", "model_name")
+    by_batch = {name: q.joules_per_token_at(low, high) for low, high, name in _BATCHES}
     return Section(
         "Batch size",
         [
@@ -183,25 +187,25 @@ def _batch() -> Section:
                     "a line at 0, which no token can reach.",
                 ),
                 [
-                    Query(per_token, "J per output token"),
-                    Query(f"sum({q.series('vllm:num_requests_running')})", "running"),
+                    Query(per_token, "{{model_name}}"),
+                    Query(q.running(), "{{model_name}} running"),
                 ],
                 14,
                 _ZERO_LINE,
                 no_value=_QUIET,
-                right=Right("running", "short"),
+                right=Right("/ running$/", "short"),
             ),
             bar_panel(
                 About(
                     "J per output token by batch size",
-                    "Over the time shown, sorted by how many requests vLLM ran at once; of the "
-                    "requests alone. Sums over sums, no mean of ratios.",
+                    "Over the time shown, by how many requests of the model vLLM ran at once; of "
+                    "the requests alone. Sums over sums, no mean of ratios.",
                     "suffix:J/tok",
                     head.BROKEN,
                 ),
                 [
-                    Query(q.joules_per_token_at(low, high), f"{name} running")
-                    for low, high, name in _BATCHES
+                    Query(f"sort_desc({expr})", f"{{{{model_name}}}}, {name} running")
+                    for name, expr in by_batch.items()
                 ],
                 10,
                 head.ABOVE_ZERO,

@@ -38,7 +38,7 @@ def _figures() -> Section:
             _kwh_per_million_tokens(),
             _cost_per_million_tokens(),
             _joules_per_token("J per output token", "output", "generated tokens"),
-            _joules_per_token("J per token", "total", "all tokens, cached ones included"),
+            _joules_per_token("J per total token", "total", "all tokens, cached ones included"),
             _cost_per_hour_now(),
             head.requests_now(),
             head.tokens_now(),

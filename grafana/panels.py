@@ -53,9 +53,12 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What a graph shows on an axis of its own, on the right: by its legend, with its unit."""
+    """Lines that a graph shows on an axis of their own, on the right.
 
-    legend: str
+    ``legends``: a regular expression; ``unit``: that axis' unit.
+    """
+
+    legends: str
     unit: str
 
 
@@ -100,8 +103,9 @@ def bar_panel(
     levels: Sequence[Level],
     no_value: str = SILENT,
     nan: str = NO_TRAFFIC,
+    height: int = 8,
 ) -> bars.Panel:
-    """Figures beside each other as bars, each from zero; in the order of the answer."""
+    """Figures beside each other as bars, each from zero, shares up to the whole."""
     panel = (
         bars.Panel()
         .color_scheme(build.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
@@ -110,12 +114,15 @@ def bar_panel(
         .orientation(common_model.VizOrientation.HORIZONTAL)
         .display_mode(common_model.BarGaugeDisplayMode.BASIC)
         .value_mode(common_model.BarGaugeValueMode.TEXT)
+        .name_placement(common_model.BarGaugeNamePlacement.TOP)
         .reduce_options(common.ReduceDataOptions().calcs(["last"]).values(False))
         .no_value(no_value)
         .min(0)
         .span(width)
-        .height(8)
+        .height(height)
     )
+    if about.unit == "percentunit":
+        panel = panel.max(1)
     for ref, query in zip(ascii_uppercase, queries, strict=False):
         panel = panel.with_target(target(ref, query).instant())
     return common_parts(panel, about, queries)
@@ -130,8 +137,14 @@ def graph_panel(
     no_value: str = BLIND,
     exemplars: bool = False,
     right: Right | None = None,
+    behind: str = "",
+    soft_max: float | None = None,
 ) -> timeseries.Panel:
-    """Lines over time; ``levels`` are drawn as dashed lines, ``stacked`` lines are filled."""
+    """Lines over time; ``levels`` are drawn as dashed lines, ``stacked`` lines are filled.
+
+    ``behind``: a regular expression for the legends of lines that are drawn broad, as others lie
+    on them; ``soft_max``: where the axis ends while all values are lower.
+    """
     panel = (
         timeseries.Panel()
         .color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
@@ -161,9 +174,13 @@ def graph_panel(
         panel = panel.thresholds(_thresholds(levels)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(dashed)
         )
+    if soft_max is not None:
+        panel = panel.axis_soft_max(soft_max)
+    if behind:
+        panel = panel.override_by_regexp(behind, [model.DynamicConfigValue("custom.lineWidth", 5)])
     if right:
-        panel = panel.override_by_name(
-            right.legend,
+        panel = panel.override_by_regexp(
+            right.legends,
             [
                 model.DynamicConfigValue("custom.axisPlacement", "right"),
                 model.DynamicConfigValue("unit", right.unit),

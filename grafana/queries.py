@@ -170,15 +170,18 @@ def running() -> str:
 
 
 def joules_per_token_at(low: int, high: int | None) -> str:
-    """J per output token, of requests alone, over the steps at which vLLM's batch was in a range.
+    """J per output token by model, of requests alone, while vLLM's batch was in a range.
 
-    Energy and tokens of those steps are summed apart; an average of ratios would be wrong.
+    Energy and tokens of those times are summed apart; an average of ratios would be wrong.
     """
     batch = f"({running()} >= {low}" + (f" < {high})" if high else ")")
     energy = f"({energy_w(ATTRIBUTED, 'model_name')} and {batch})"
     tokens = f"({tokens_per_s('output', 'model_name')} and {batch})"
     over = f"[{RANGE}:{STEP}]"
-    return ratio(f"sum(sum_over_time({energy}{over}))", f"sum(sum_over_time({tokens}{over}))")
+    return ratio(
+        f"sum by (model_name) (sum_over_time({energy}{over}))",
+        f"sum by (model_name) (sum_over_time({tokens}{over}))",
+    )
 
 
 def _without(labels: str, label: str) -> str:

@@ -14,6 +14,11 @@ from grafana_foundation_sdk.models import prometheus as prometheus_model
 
 from grafana.panels import About, Level, Query, common_parts, target
 
+# Pixels: columns share a table's width, and may become as narrow as this before it scrolls.
+_MIN_WIDTH = 60
+# What always has a length of its own.
+_WIDTHS = {"Instance": 130, "GPU": 60, "Engine": 80, "UUID": 350, "Name": 260}
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -33,9 +38,10 @@ def table_panel(
     width: int,
     no_value: str,
     sort_by: str = "",
+    height: int = 8,
 ) -> table.Panel:
     """Answers joined by their labels. ``keys``: the labels that name a row, with their headings."""
-    panel = table.Panel().no_value(no_value).span(width).height(8)
+    panel = table.Panel().no_value(no_value).span(width).height(height).min_width(_MIN_WIDTH)
     queries = [Query(column.expr) for column in columns]
     for ref, query in zip(ascii_uppercase, queries, strict=False):
         asked = target(ref, query).instant().format(prometheus_model.PromQueryFormat.TABLE)
@@ -52,11 +58,20 @@ def table_panel(
 
 
 def labels_panel(
-    about: About, query: Query, columns: dict[str, str], width: int, no_value: str
+    about: About,
+    query: Query,
+    columns: dict[str, str],
+    width: int,
+    no_value: str,
+    height: int = 6,
 ) -> table.Panel:
     """The labels of an info metric, one row a series; ``columns``: labels with their headings."""
     asked = target("A", query).instant().format(prometheus_model.PromQueryFormat.TABLE)
-    panel = table.Panel().no_value(no_value).span(width).height(8).with_target(asked)
+    panel = table.Panel().no_value(no_value).span(width).height(height).min_width(_MIN_WIDTH)
+    panel = panel.with_target(asked)
+    for heading in sorted(_WIDTHS.keys() & set(columns.values())):
+        width_px = model.DynamicConfigValue("custom.width", _WIDTHS[heading])
+        panel = panel.override_by_name(heading, [width_px])
     return common_parts(_shown(panel, columns), about, [query])
 
 

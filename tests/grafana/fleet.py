@@ -25,6 +25,8 @@ from meter.model import (
     TenantKey,
     TokenKey,
 )
+from meter.power.claim import Claimed
+from meter.power.lane import LaneState
 from meter.pricing import Tariff
 
 NS = 1_000_000_000
@@ -51,7 +53,8 @@ class Moment:
     """What a host stands at. ``receipts``: joules and output tokens of the requests just ended.
 
     ``off``: by which part receipts differ from the accounts, as only a broken meter has it.
-    ``dcgm_j``: what DCGM counted; ``vllm_tokens``: output tokens by vLLM's own counter.
+    ``dcgm_j``: what DCGM counted; ``vllm_tokens``: output tokens by vLLM's own counter; ``cpu_j``:
+    what the host's CPU took.
     """
 
     t_s: int
@@ -69,6 +72,8 @@ class Moment:
     coefficients: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     samples: int = 0
     age_s: float = 0.02
+    still_s: float = 0.0
+    cpu_j: float = 0.0
     off: float = 0.0
 
     @property
@@ -100,7 +105,7 @@ def scrapes(
     for moment in moments:
         publisher = publisher or Publisher(tariff, start_ns=moment.t_s * NS)
         receipts = [_receipt(host, moment, i) for i in range(len(moment.receipts))]
-        state = publisher.publish(_snapshot(host, moment), receipts, _health(moment))
+        state = publisher.publish(_snapshot(host, moment), receipts, _health(host, moment))
         yield moment, _collector(state, moment.t_s * NS)
 
 
@@ -141,13 +146,39 @@ def _collector(state: State, now_ns: int) -> StateCollector:
     return StateCollector(lambda: state, lambda: now_ns)
 
 
-def _health(moment: Moment) -> Health:
+def _health(host: Host, moment: Moment) -> Health:
     t_ns = moment.t_s * NS
     return Health(
         samples=moment.samples,
         sample_errors={"nvml": 0},
         datagrams=moment.samples // 5,
         source_last_ns={"power": t_ns - int(moment.age_s * NS), "engine": t_ns - NS},
+        lanes=tuple(_lane(host, moment, i) for i in range(host.gpus)),
+        host=Claimed(
+            Quality.MEASURED, int(0.25 * moment.cpu_j * 1e6), int(0.75 * moment.cpu_j * 1e6), 60.0
+        ),
+    )
+
+
+def _lane(host: Host, moment: Moment, index: int) -> LaneState:
+    """How a card is polled; the counter says a little more than the power does."""
+    return LaneState(
+        device=_card(host, index),
+        source="nvml",
+        samples=moment.samples,
+        good_ns=moment.t_s * NS - int(moment.age_s * NS),
+        gap=-1.0 if moment.still_s else 0.004 + 0.002 * index,
+        still_s=moment.still_s,
+    )
+
+
+def _card(host: Host, index: int) -> Device:
+    return Device(
+        f"GPU-{host.name}-{index}",
+        "NVIDIA H100 80GB HBM3",
+        Quality.MEASURED,
+        index=str(index),
+        power_limit_w=host.limit_w,
     )
 
 
@@ -177,15 +208,8 @@ def _snapshot(host: Host, moment: Moment) -> Snapshot:
 
 
 def _device(host: Host, moment: Moment, index: int) -> DeviceState:
-    device = Device(
-        f"GPU-{host.name}-{index}",
-        "NVIDIA H100 80GB HBM3",
-        Quality.MEASURED,
-        index=str(index),
-        power_limit_w=host.limit_w,
-    )
     return DeviceState(
-        device=device,
+        device=_card(host, index),
         measured_j=(moment.settled_j + moment.pending_j) / host.gpus,
         pending_j=moment.pending_j / host.gpus,
         power_w=moment.power_w / host.gpus,

@@ -28,10 +28,9 @@ BOUNDS = {
     "sishort": (0.0, 1e4),
     "none": (0.0, 2.0),
 }
-# Differences, which may be negative, though nothing can fall by more than the whole. Power at
-# scrapes jumps where the load does, and what is being learned moves far.
-SIGNED = {"Drift", "Power over counter", "Coefficients"}
-# Above 1 where the data has not told much yet.
+# Differences, which may be negative, though nothing can fall by more than the whole.
+SIGNED = {"Counter over power", "Coefficients"}
+# Above 1 where the data has not told much yet, and what is being learned moves far.
 UNBOUND = {"Doubt", "Drift", "Coefficients"}
 
 

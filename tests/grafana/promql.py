@@ -76,7 +76,9 @@ def _unit(panel: dict[str, Any], query: dict[str, Any]) -> str:
         names.add(renamed.get(f"Value #{query['refId']}", ""))
     unit: str = panel["fieldConfig"]["defaults"]["unit"]
     for override in panel["fieldConfig"]["overrides"]:
-        if override["matcher"]["options"] in names:
+        asked = override["matcher"]["options"]
+        by_regexp = override["matcher"]["id"] == "byRegexp"
+        if any(re.search(asked.strip("/"), n) if by_regexp else asked == n for n in names):
             unit = next((p["value"] for p in override["properties"] if p["id"] == "unit"), unit)
     # A heat map's unit is that of its axis; its cells are observations a second.
     return "cps" if panel["type"] == "heatmap" else unit

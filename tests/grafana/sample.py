@@ -65,6 +65,7 @@ class Steady:
             tenants={"acme": work_w * elapsed_s} if work_w else {},
             coefficients={"static_w": (115.0, 1.0)},
             samples=50 * elapsed_s,
+            cpu_j=80.0 * elapsed_s,
         )
 
 

@@ -49,7 +49,7 @@ class Prometheus:
 
     def instant(self, expr: str, at_s: float) -> list[tuple[Series, float]]:
         """Each series of the answer with its value."""
-        answer = self._api("/api/v1/query", query=expr, time=at_s)
+        answer = self.get("/api/v1/query", query=expr, time=at_s)
         if answer["resultType"] == "scalar":
             return [({}, float(answer["result"][1]))]
         return [(row["metric"], float(row["value"][1])) for row in answer["result"]]
@@ -58,7 +58,7 @@ class Prometheus:
         self, expr: str, start_s: float, end_s: float, step_s: float
     ) -> list[tuple[Series, Points]]:
         """Each series of the answer with its points."""
-        answer = self._api("/api/v1/query_range", query=expr, start=start_s, end=end_s, step=step_s)
+        answer = self.get("/api/v1/query_range", query=expr, start=start_s, end=end_s, step=step_s)
         return [
             (row["metric"], [(float(t), float(v)) for t, v in row["values"]])
             for row in answer["result"]
@@ -67,20 +67,21 @@ class Prometheus:
     def label_values(self, selector: str, label: str, start_s: float, end_s: float) -> set[str]:
         """What Grafana's ``label_values(selector, label)`` offers."""
         path = f"/api/v1/label/{label}/values"
-        answer: list[str] = self._api(path, **{"match[]": selector}, start=start_s, end=end_s)
+        answer: list[str] = self.get(path, **{"match[]": selector}, start=start_s, end=end_s)
         return set(answer)
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule that the server evaluates, with its health and its alerts."""
-        groups = self._api("/api/v1/rules")["groups"]
+        groups = self.get("/api/v1/rules")["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def exemplars(self, expr: str, start_s: float, end_s: float) -> list[Series]:
         """The labels of the exemplars that Grafana would draw as dots."""
-        answer = self._api("/api/v1/query_exemplars", query=expr, start=start_s, end=end_s)
+        answer = self.get("/api/v1/query_exemplars", query=expr, start=start_s, end=end_s)
         return [one["labels"] for row in answer for one in row["exemplars"]]
 
-    def _api(self, path: str, **parameters: object) -> Any:
+    def get(self, path: str, **parameters: object) -> Any:
+        """The ``data`` of an answer of the API."""
         query = urllib.parse.urlencode(parameters)
         try:
             text = self._get(f"{path}?{query}")

@@ -24,7 +24,7 @@ FIGURES = {
     "Idle share": [300 / 1301],
     "kWh per million output tokens": [1300 / 1500 / 3.6, 1000 / 1500 / 3.6],
     "J per output token": [1300 / 1500, 1000 / 1500],
-    "J per token": [1300 / 5000, 1000 / 5000],
+    "J per total token": [1300 / 5000, 1000 / 5000],
     "Cost per hour": [EUR_PER_S * 3600],
     "Cost per million output tokens": [EUR_PER_S / 1500 * 1e6],
     "Requests / s": [4.0],
@@ -44,7 +44,7 @@ FIGURES = {
     "Power now by device": [500.5, 500.5, 300.0],
     "J per output token by model": [0.8, 0.4],
     "Power by tenant": [1000.0],
-    "J per output token by batch size": [1000 / 1500] * 4,
+    "J per output token by batch size": [0.8, 0.4] * 4,
     "Time at the limit by card": [1.0, 0.0, 0.0],
     "Idle share by engine": [100 / 300, 200 / 1001],
     # Tables, row by row within each column.
@@ -130,7 +130,7 @@ def test_every_figure_is_checked() -> None:
 
 def test_choosing_a_model_leaves_the_others_out(busy: Prometheus) -> None:
     """With one model chosen, energy and tokens are that model's alone."""
-    (target,) = [t for t in stats() if t.panel == "J per token" and "idle" not in t.expr]
+    (target,) = [t for t in stats() if t.panel == "J per total token" and "idle" not in t.expr]
     expr = filled(target.expr, {"$model_name": "qwen"})
     ((_, value),) = busy.instant(expr, sample.END_S)
     assert value == pytest.approx(200 / 1000)

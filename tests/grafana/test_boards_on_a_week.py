@@ -161,7 +161,6 @@ def test_an_incident_is_seen(lived: Week, alert: str, host: str) -> None:
         answer = lived.server.instant(expr, lived.start_s + at_s)
         return {row.get("instance") or f"{row['gpu_uuid'][4]}:9401" for row, _ in answer}
 
-    # At a scrape: between two of them, minutes apart, five minutes hold but one.
     assert seen(end_s - week.COARSE_S) == {f"{host}:9401"}
     assert seen(start_s - 3600) == set()
     assert seen(end_s + week.DAY_S // 2) == set()

@@ -35,12 +35,12 @@ def _at(day: int, hour: float, hours: float) -> tuple[int, int]:
 # Alert, host: from when to when, in seconds from the week's start.
 INCIDENTS = {
     ("JoulemeterBlind", "a"): _at(1, 3, 1),
-    ("JoulemeterStranger", "a"): _at(2, 9, 2),
+    ("JoulemeterStranger", "a"): _at(4, 18, 2),
     ("JoulemeterCounterStuck", "b"): _at(2, 20, 1),
     ("JoulemeterIdleGpu", "b"): _at(3, 0, 5),
     ("JoulemeterPowerCapped", "b"): _at(4, 12, 2),
-    ("JoulemeterDcgmDisagrees", "a"): _at(5, 6, 4),
-    ("JoulemeterConservationBroken", "b"): _at(5, 15, 1),
+    ("JoulemeterDcgmDisagrees", "a"): _at(0, 6, 4),
+    ("JoulemeterConservationBroken", "b"): _at(0, 15, 1),
 }
 
 
@@ -62,13 +62,17 @@ class Serving:
         return start_s <= t_s < end_s
 
     def traffic(self, t_s: float) -> float:
-        """Output tokens a second: a day's wave with ripples, and none in the night of idling."""
+        """Output tokens a second: a day's wave, uneven, and none in the night of idling."""
         if self.during("JoulemeterIdleGpu", t_s):
             return 0.0
-        day = math.sin(2 * math.pi * (t_s / HOUR_S - 9 + self.shift_h) / 24)
-        wave = 0.12 + 0.8 * max(0.0, day) ** 1.5
-        ripple = 1 + 0.08 * math.sin(t_s / 700) + 0.05 * math.sin(t_s / 190)
-        return self.peak_tokens_per_s * wave * ripple
+        hour = t_s / HOUR_S + self.shift_h
+        day = (1 + math.sin(2 * math.pi * (hour - 8) / 24)) / 2
+        # Lunch, the weekend, and what nobody can foresee: sines that never meet again.
+        lunch = 1 - 0.25 * math.exp(-(((hour % 24) - 12.5) ** 2))
+        weekend = 0.55 if t_s // DAY_S in (1, 2) else 1.0
+        noise = math.sin(t_s / 611) + math.sin(t_s / 1733 + 1) + math.sin(t_s / 4799 + 2)
+        wave = 0.05 + 0.85 * day**2 * lunch * weekend
+        return self.peak_tokens_per_s * wave * (1 + 0.07 * noise)
 
     def running(self, tokens_per_s: float) -> float:
         """Requests at once: each is served more slowly, the more there are."""
@@ -121,6 +125,8 @@ class Serving:
             tenants={name: part * sums.attributed_j for name, part in TENANTS.items()},
             coefficients=self._coefficients(t_s),
             samples=50 * t_s,
+            still_s=t_s - INCIDENTS["JoulemeterCounterStuck", "b"][0] + 1.0 if stuck else 0.0,
+            cpu_j=90.0 * t_s + 0.02 * sums.attributed_j,
             age_s=600.0 if self.during("JoulemeterBlind", t_s) else 0.02,
             off=0.01 if self.during("JoulemeterConservationBroken", t_s) else 0.0,
         )
@@ -131,10 +137,11 @@ class Serving:
         """A few requests of all lengths: joules and output tokens."""
         if not tokens_per_s:
             return
-        for i in range(5):
-            tokens = int(60 * 1.9 ** (abs(math.sin(t_s / 37 + 2.4 * i)) * 4))
-            per_token_j = self.per_token_j + self.per_step_j / max(1.0, running)
-            yield tokens * per_token_j * (0.85 + 0.3 * abs(math.cos(t_s / 53 + i))), tokens
+        per_token_j = self.per_token_j + self.per_step_j / max(1.0, running)
+        # As many for each second, whether scrapes are minutes or seconds apart.
+        for i in range(1 if t_s > WEEK_S - HOUR_S else COARSE_S // FINE_S):
+            tokens = int(60 * 1.9 ** (4 * _any(t_s + i, 0)))
+            yield tokens * per_token_j * 2 ** (2 * _any(t_s + i, 1) - 1), tokens
 
     def _coefficients(self, t_s: int) -> dict[str, tuple[float, float]]:
         """Static power drifts with the room; doubt falls as the load varies."""
@@ -148,6 +155,12 @@ class Serving:
             "c": 2e-5,
         }
         return {name: (value, value * doubt) for name, value in known.items()}
+
+
+def _any(seed: float, salt: int) -> float:
+    """Somewhere between 0 and 1, more often in the middle; the same for the same seed."""
+    parts = (math.sin((seed + 1) * k) * 43_758.5453 for k in (12.9898 + salt, 78.233, 37.719))
+    return sum(part - math.floor(part) for part in parts) / 3
 
 
 @dataclass(slots=True)
