@@ -26,7 +26,7 @@ help:
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
 	@echo 'make pictures                deploy/pictures/ anew, from a run of the demo'
-	@echo 'make preview [SECONDS=120]   every board drawn by Grafana'"'"'s components, there too'
+	@echo 'make preview [SECONDS=120]   every board drawn by Grafana'"'"'s components, in grafana/pictures/'
 	@echo 'make bench                   what the plugin costs per engine step, and the core at scale'
 	@echo 'make accuracy [PLOTS=DIR]    receipts against the truth of synthetic engines, in a table'
 
@@ -68,7 +68,7 @@ pictures: install
 # Of a run of the demo. Of a made-up week: python -m tests.grafana.preview DIRECTORY --week
 preview: install
 	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium npm
-	$(BIN)/python -m tests.grafana.preview deploy/pictures $(if $(SECONDS),--seconds $(SECONDS))
+	$(BIN)/python -m tests.grafana.preview grafana/pictures $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: install
 	tests/vllm_cpu/setup.sh

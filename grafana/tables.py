@@ -17,7 +17,7 @@ from grafana.panels import About, Level, Query, common_parts, target
 # Pixels: columns share a table's width, and may become as narrow as this before it scrolls.
 _MIN_WIDTH = 60
 # What always has a length of its own.
-_WIDTHS = {"Instance": 130, "GPU": 60, "Engine": 80, "UUID": 350, "Name": 260}
+_WIDTHS = {"Instance": 130, "GPU": 60, "Engine": 80, "UUID": 370, "Name": 260}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ def table_panel(
     if sort_by:
         state = common.TableSortByFieldState().display_name(sort_by).desc(True)
         panel = panel.sort_by([state])
+    panel = _sized(panel, keys)
     for column in columns:
         panel = panel.override_by_name(column.title, _look(column))
     return common_parts(panel, about, queries)
@@ -69,9 +70,7 @@ def labels_panel(
     asked = target("A", query).instant().format(prometheus_model.PromQueryFormat.TABLE)
     panel = table.Panel().no_value(no_value).span(width).height(height).min_width(_MIN_WIDTH)
     panel = panel.with_target(asked)
-    for heading in sorted(_WIDTHS.keys() & set(columns.values())):
-        width_px = model.DynamicConfigValue("custom.width", _WIDTHS[heading])
-        panel = panel.override_by_name(heading, [width_px])
+    panel = _sized(panel, columns)
     return common_parts(_shown(panel, columns), about, [query])
 
 
@@ -94,6 +93,14 @@ def _shown(panel: table.Panel, names: dict[str, str]) -> table.Panel:
         },
     )
     return panel.with_transformation(keep).with_transformation(order)
+
+
+def _sized(panel: table.Panel, names: dict[str, str]) -> table.Panel:
+    """Columns whose length is known get it; the others share the rest."""
+    for heading in sorted(_WIDTHS.keys() & set(names.values())):
+        width = model.DynamicConfigValue("custom.width", _WIDTHS[heading])
+        panel = panel.override_by_name(heading, [width])
+    return panel
 
 
 def _look(column: Column) -> list[model.DynamicConfigValue]:

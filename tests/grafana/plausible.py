@@ -37,6 +37,9 @@ UNBOUND = {"Doubt", "Drift", "Coefficients"}
 def implausible(target: Target, values: list[float]) -> list[float]:
     """Those of a panel's figures that cannot be."""
     low, high = BOUNDS[target.unit]
+    if target.panel == "Power as a part of the limit":
+        high = 1.5  # a limit is held over some time, not at each instant
+        return [value for value in values if not low <= value <= high]
     if target.panel == "Lag and smear":
         low = -0.05  # a fitted time: about zero it may fall on either side
     if target.unit == "percentunit":

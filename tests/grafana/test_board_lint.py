@@ -14,6 +14,7 @@ import pytest
 from grafana.__main__ import write_boards
 from tests.grafana.promql import (
     BOARDS,
+    ROOT,
     Target,
     filled,
     load,
@@ -59,6 +60,13 @@ def test_nobody_edits_the_json(tmp_path) -> None:
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     committed = {path.name: path.read_text() for path in BOARDS}
     assert written == committed, "run: make dashboards"
+
+
+def test_every_board_has_its_picture() -> None:
+    """As ``make preview`` draws it, and small."""
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "grafana/pictures").iterdir()}
+    assert pictures.keys() == {path.stem for path in BOARDS}
+    assert max(pictures.values()) < 150_000
 
 
 @each_board
