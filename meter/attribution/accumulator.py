@@ -57,6 +57,10 @@ class Accumulator:
             self._billed_j + self._open * (a + c) - then_a - then_c + starts * b - starts_b
         )
 
+    def may_settle(self, changes: deque[Change]) -> bool:
+        """Is there anything to do before the next pass?"""
+        return bool(changes) and changes[0].k <= self._k
+
     def settle(self, block: Settled, changes: deque[Change]) -> list[str]:
         """Settle passes and the changes before and in them; returns the requests that ended.
 

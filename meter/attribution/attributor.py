@@ -418,6 +418,9 @@ class Attributor:
         table, accumulator = engine.table, engine.accumulator
         table.gather()
         count = len(table.rows) if self._finishing else table.ended_by(covered_ns)
+        engine.forget_before(covered_ns)
+        if not count and not accumulator.may_settle(engine.changes):
+            return
         while True:
             some = min(count, REBASE_EVERY)
             rows = table.rows[:some]
@@ -432,7 +435,6 @@ class Attributor:
             count -= some
             if count <= 0:
                 break
-        engine.forget_before(covered_ns)
 
     def _covered_ns(self, engine: EngineState) -> int:
         """Until when every device of the engine has said all that it will ever say."""

@@ -97,7 +97,7 @@ class Fit:
         ``features``: (n, 7); the rest (n,): joules foreseen, Σ of squared shares of single steps,
         doubt of the edges as a share of the interval.
         """
-        doubt = np.einsum("ni,ij,nj->n", features, self.covariance, features)
+        doubt = (features @ self.covariance * features).sum(axis=1)
         doubt /= np.maximum(np.square(foreseen_j), 1e-300)
         return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + self.misfit**2)
 
