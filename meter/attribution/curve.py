@@ -71,10 +71,9 @@ class Curve:
         return np.asarray((self._integrated(t + half) - self._integrated(t - half)) / width_s)
 
     def _place(self, t: Array) -> tuple[Ints, Array]:
-        index = np.searchsorted(self._times, t, side="right") - 1
-        index = np.clip(index, 0, len(self._times) - 2).astype(np.int64)
-        left, right = self._times[index], self._times[index + 1]
-        return index, (t - left) / np.maximum(right - left, 1e-300)
+        index = self._times[1:-1].searchsorted(t, side="right")
+        left = self._times.take(index)
+        return index, (t - left) / np.maximum(self._times.take(index + 1) - left, 1e-300)
 
     def _integrated(self, t: Array) -> Array:
         """The integral of the totals from the first time on."""
