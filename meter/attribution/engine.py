@@ -155,12 +155,7 @@ class EngineState:
         if step.dummy:
             self._run_along(step)
             return
-        for work in step.work:
-            if work.request not in self.requests:
-                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
-        if self._closing:
-            self.end_closing(None, frozenset(work.request for work in step.work))
-        applied = self.batch.apply(step, self._gap_start(step.t0_ns))
+        applied = self._apply(step)
         if applied is None:
             self.lost_steps += 1
             self._lose(step.t0_ns)
@@ -175,6 +170,17 @@ class EngineState:
         if row.participants:
             self.last = row
             self._idle.clear()
+
+    def _apply(self, step: Step) -> tuple[PassRow, list[Change]] | None:
+        """The pass that ``step`` was; whom it names is open, and who has closed may end."""
+        if not self._closing and self.batch.goes_on(step):
+            return self.batch.go_on(step, self._gap_start(step.t0_ns)), []
+        for work in step.work:
+            if work.request not in self.requests:
+                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+        if self._closing:
+            self.end_closing(None, frozenset(work.request for work in step.work))
+        return self.batch.apply(step, self._gap_start(step.t0_ns))
 
     def _run_along(self, step: Step) -> None:
         """A dummy step: the batch is empty, and stays so."""
