@@ -106,6 +106,8 @@ class Attributor:
         self._hindsight = hindsight
         self._devices: dict[str, _DeviceWork] = {}
         self._engines: dict[str, EngineState] = {}
+        #: Engines that were announced with no device.
+        self._without: set[str] = set()
         self._waves: list[list[EngineState]] = []
         self._covariances: dict[str, Array] = {}
         self._qualities: dict[str, Quality | None] = {}
@@ -218,6 +220,7 @@ class Attributor:
                 self._engine(event.engine).gap(event)
             case DeviceFound():
                 self._add_device(event.device)
+                self._take_in(event.device.id)
             case _:
                 pass
 
@@ -280,13 +283,25 @@ class Attributor:
         self._devices[device.id] = work
         return work
 
+    def _take_in(self, device: str) -> None:
+        """A device that comes late (its driver was slow) is that of the engines with none."""
+        without = set(self._without)
+        for id in without:
+            info = self._engines[id].info
+            if device not in info.devices:
+                self._add_engine(replace(info, devices=(*info.devices, device)))
+        self._without = without
+
     def _add_engine(self, info: Engine) -> None:
+        self._without.discard(info.id)
         known = self._engines.get(info.id)
         if known is None:
             self._engines[info.id] = EngineState(info)
         else:
             devices = info.devices or known.info.devices
             known.info = replace(info, devices=devices)
+        if not self._engines[info.id].info.devices:
+            self._without.add(info.id)
         for id in info.devices:
             if id in self._devices:
                 work = self._devices[id]

@@ -12,6 +12,7 @@ from meter.attribution import Attributor, from_facts, to_facts
 from meter.model import (
     Account,
     DeviceFound,
+    Engine,
     EngineEvent,
     Event,
     Phase,
@@ -225,6 +226,33 @@ def test_a_device_may_be_found_later() -> None:
     s = core.snapshot()
     assert s.measured_j == pytest.approx(5.0)
     assert {key.quality for key in s.accounts} == {Quality.SIMULATED}
+
+
+def test_a_device_that_comes_late_is_its_engines() -> None:
+    """An engine that was announced while the driver did not answer owns what is found then, all
+    of it; what it did before has no joules; one that has devices keeps to them."""
+    other = Engine("1", ("GPU-9",), model="m")
+    core = Attributor(engines=[replace(ENGINE, devices=()), other])
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    for second in range(1, 4):
+        start = second * 1_000_000_000
+        if second == 2:
+            for id in ("GPU-0", "GPU-1", "GPU-1"):
+                core.feed(DeviceFound(start, replace(CONTINUOUS, id=id)))
+        if second >= 2:
+            for id in ("GPU-0", "GPU-1"):
+                core.feed(Reading(id, start, 50_000_000 * second))
+        step = (Work("a", 1, 9 + second, Phase.DECODE),)
+        core.feed(Step("0", 0, second, start, start + 1_000_000_000, step))
+    for id in ("GPU-0", "GPU-1"):
+        core.feed(Reading(id, 4_000_000_000, 200_000_000))
+    core.feed(RequestClosed("0", "a", 4_000_000_000, "stop", 9, 0, 3))
+    core.finish()
+    s = core.snapshot()
+    assert [e.devices for e in s.engines] == [("GPU-0", "GPU-1"), ("GPU-9",)]
+    assert s.measured_j == pytest.approx(200.0)
+    assert s.attributed_j == pytest.approx(200.0)
+    assert conserved(s)
 
 
 def test_no_reading_no_joules() -> None:
