@@ -23,8 +23,7 @@ from meter.attribution.bill import Bill
 from meter.attribution.books import Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior, with_experts
-from meter.attribution.curve import Array
-from meter.attribution.doubt import uncertainty_j
+from meter.attribution.doubt import Unknown, uncertainty_j
 from meter.attribution.engine import EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
@@ -109,7 +108,7 @@ class Attributor:
         #: Engines that were announced with no device.
         self._without: set[str] = set()
         self._waves: list[list[EngineState]] = []
-        self._covariances: dict[str, Array] = {}
+        self._unknowns: dict[str, Unknown] = {}
         self._qualities: dict[str, Quality | None] = {}
         self._books = Books()
         self._groups = Groups()
@@ -331,7 +330,7 @@ class Attributor:
         for id, work in self._devices.items():
             owners = self._owners(id)
             self._close(work, owners)
-        self._covariances.clear()
+        self._unknowns.clear()
         self._qualities.clear()
         for wave in self._waves:
             covered_ns = min(self._covered_ns(engine) for engine in wave)
@@ -497,20 +496,23 @@ class Attributor:
     def _receipt(
         self, engine: EngineState, request: Request, bill: Bill | None, final: bool
     ) -> Receipt:
-        doubt_j = uncertainty_j(bill, self._covariance(engine)) if bill else 0.0
+        doubt_j = uncertainty_j(bill, self._unknown(engine)) if bill else 0.0
         id, quality = self._groups.name_of(request.opened), self._quality(engine)
         return receipt_of(id, request, bill, engine.info, quality, doubt_j, final)
 
-    def _covariance(self, engine: EngineState) -> Array:
-        """Of coefficients and delay, summed over the engine's devices; once a settlement."""
+    def _unknown(self, engine: EngineState) -> Unknown:
+        """What the fits of the engine's devices do not know; worked out once a settlement."""
         id = engine.info.id
-        if id not in self._covariances:
-            total = np.zeros((DOUBTED, DOUBTED))
-            for device in engine.info.devices:
-                if device in self._devices:
-                    total += self._devices[device].calibration.fit.doubts()
-            self._covariances[id] = total
-        return self._covariances[id]
+        if id not in self._unknowns:
+            fits = [
+                self._devices[device].calibration.fit
+                for device in engine.info.devices
+                if device in self._devices
+            ]
+            covariance = sum((fit.doubts() for fit in fits), np.zeros((DOUBTED, DOUBTED)))
+            drift = max((fit.drift for fit in fits), default=0.0)
+            self._unknowns[id] = Unknown(covariance, drift)
+        return self._unknowns[id]
 
     def _device_state(self, work: _DeviceWork) -> DeviceState:
         counter, fit = work.counter, work.calibration.fit

@@ -4,11 +4,13 @@ Four parts, added in quadrature. The covariance of the coefficients and of the c
 over how the request's work differs from the work that its joules would buy in its intervals (an
 error that all share is undone by the closure). What intervals cannot tell: the noise of the steps
 in them, and their edges. What was split before the calibration had converged. And the model's own
-form, a floor. The instrument's gain is no part of it: it is common to all requests of a device and
-stated apart.
+form: a floor, or what the fit leaves of many intervals together. The instrument's gain is no part
+of it: it is common to all requests of a device and stated apart.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from meter.attribution.bill import Bill
 from meter.attribution.curve import Array
@@ -17,16 +19,24 @@ _FORM = 0.0003
 _UNLEARNED = 0.5
 
 
-def uncertainty_j(bill: Bill, covariance: Array) -> float:
-    """Standard deviation of a bill's energy (joules, k = 1).
+class Unknown(NamedTuple):
+    """What the fits of an engine's devices do not know.
 
-    ``covariance``: of the coefficients and the delay (8 × 8), summed over the engine's devices.
+    ``covariance``: of the coefficients and the delay (8 × 8), summed over the devices; ``drift``:
+    relative, what comes and goes more slowly than requests.
     """
+
+    covariance: Array
+    drift: float
+
+
+def uncertainty_j(bill: Bill, unknown: Unknown) -> float:
+    """Standard deviation of a bill's energy (joules, k = 1)."""
     if bill.passes == 0:
         return 0.0
     energy_j = bill.energy_j
     excess = bill.features - bill.mean_work
-    variance = (_FORM * energy_j) ** 2 + bill.unresolved_j2
+    variance = (max(_FORM, unknown.drift) * energy_j) ** 2 + bill.unresolved_j2
     variance += (_UNLEARNED * energy_j * bill.unlearned / bill.passes) ** 2
-    variance += max(0.0, float(excess @ covariance @ excess))
+    variance += max(0.0, float(excess @ unknown.covariance @ excess))
     return float(min(variance**0.5, max(energy_j, 0.0)))

@@ -31,6 +31,10 @@ _NOISE_MIN = 0.002
 _FLOOR = 0.002
 _TOLD_APART = 200
 _NOISE_ROUNDS = 3
+#: Believed within as much, until the data say more.
+_NOISE_USUAL = 0.03
+#: Intervals that are looked at together for what drifts.
+_DRIFT_OF = 16
 _OUTLIER = 3.5
 _PLAIN = 3.0
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
@@ -63,7 +67,9 @@ class Fit:
     """Coefficients with their doubt. ``covariance`` is 7 × 7 in the order of ``Features``.
 
     ``noise``: robust relative standard deviation of one step. ``pace``: seconds per feature that
-    steps usually take. ``misfit``: what the model's form leaves of an interval, relative.
+    steps usually take. ``misfit``: what neither noise nor known edges explain of an interval,
+    relative: ticks that wander, a coarse counter, a form that is wrong. ``drift``: the same of many
+    intervals together.
     ``converged`` is false until enough busy intervals were seen; until then nothing is bounded by
     the fit.
     """
@@ -76,6 +82,7 @@ class Fit:
     window: Window = _SHARP
     pace: Coefficients = _NO_PACE
     misfit: float = _FLOOR
+    drift: float = 0.0
 
     def sd(self) -> tuple[float, ...]:
         """One standard deviation of each coefficient."""
@@ -155,6 +162,7 @@ def fit_rows(
         window=window,
         pace=_pace(rows, best.trust),
         misfit=best.misfit,
+        drift=best.drift,
     )
 
 
@@ -163,6 +171,7 @@ class _Solution(NamedTuple):
     covariance: Array
     noise: float
     misfit: float
+    drift: float
     loss: float
     trust: Array
 
@@ -206,7 +215,9 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
             break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
-    return _Solution(theta, covariance, noise, misfit, loss, trust)
+    busy = (rows.run_share > 1e-3) & (trust > 0)
+    drift = _drift(residual[busy], _variance(rows, noise, _FLOOR)[busy])
+    return _Solution(theta, covariance, noise, misfit, drift, loss, trust)
 
 
 def _size(expected_j: Array) -> Array:
@@ -233,7 +244,8 @@ def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
     Noise averages out over the steps of an interval, a wrong form does not: squared residuals are
     ``noise²·share + misfit²``, a line over the share of single steps. It begins with the median and
     is then fitted to all but outliers, each weighted by the variance that it foresees (a Gaussian's
-    squares have twice the square of it); the misfit counts where it is plain.
+    squares have twice the square of it); the misfit counts where it is plain. Where it drowns the
+    noise, that is about what is usual.
     """
     busy = rows.run_share > 1e-3
     if not busy.any():
@@ -245,17 +257,35 @@ def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
     for _ in range(_NOISE_ROUNDS):
         foreseen = noise2 * share + misfit2 + jitter2
         kept = squares < _OUTLIER**2 * foreseen
+        if not kept.any():
+            break
         weight = kept / np.square(foreseen)
         ss, s, one = weight @ np.square(share), weight @ share, weight.sum()
         s_own, own_sum = weight @ (share * own), weight @ own
-        noise2, misfit2 = s_own / ss, 0.0
+        noise2, misfit2, sure = s_own / ss, 0.0, ss / 2
         slope = ss * one - s * s
         if kept.sum() >= _TOLD_APART and slope > 0:
             offset = (ss * own_sum - s * s_own) / slope
             if offset > _PLAIN * (2 * ss / slope) ** 0.5:
                 noise2, misfit2 = (one * s_own - s * own_sum) / slope, offset
+                sure = slope / one / 2
+        noise2 = (noise2 * sure + 1 / _NOISE_USUAL**2) / (sure + 1 / _NOISE_USUAL**4)
         noise2 = max(noise2, _NOISE_MIN**2)
     return float(noise2**0.5), float(max(_FLOOR, misfit2**0.5))
+
+
+def _drift(residual: Array, variance: Array) -> float:
+    """What many intervals together leave beyond their noise, relative.
+
+    Noise averages out, by half as fast as it would if a smeared counter's intervals did not share
+    steps; static power that follows the temperature does not.
+    """
+    count = len(residual) // _DRIFT_OF
+    if count < _DRIFT_OF:
+        return 0.0
+    means = residual[: count * _DRIFT_OF].reshape(count, _DRIFT_OF).mean(axis=1)
+    noise2 = variance[: count * _DRIFT_OF].sum() / count / _DRIFT_OF**2
+    return float(max(0.0, means.var() - 2.0 * noise2) ** 0.5)
 
 
 def _correlation(standard: Array, trust: Array) -> float:

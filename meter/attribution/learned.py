@@ -34,6 +34,7 @@ def to_facts(learned: Learned) -> dict[str, Any]:
         "covariance": fit.covariance.tolist(),
         "noise": fit.noise,
         "misfit": fit.misfit,
+        "drift": fit.drift,
         "intervals": fit.intervals,
         "converged": fit.converged,
         "window": fit.window._asdict(),
@@ -58,6 +59,7 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
         ),
         pace=_coefficients(facts, "pace"),
         misfit=_number(facts, "misfit"),
+        drift=_number(facts, "drift"),
     )
     return Learned(_of(facts, "device", str), _of(facts, "model", str), fit)
 

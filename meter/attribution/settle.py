@@ -290,7 +290,8 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
     facts[:, SQUARES] = block.run_share[:closed]
     before = np.concatenate((per_joule[:1], per_joule[:-1]))
     facts[:, SHARED] = sight.shared(block.priced.run_j, closed) * before * per_joule
-    facts[:, EDGE] = np.square(block.jitter_s / np.diff(block.edges))[:closed] / 2
+    jitter = (block.jitter_s / np.diff(block.edges))[:closed]
+    facts[:, EDGE] = (np.square(jitter) + block.fit.misfit**2) / 2
     members = load.per_member(block.theta, block.priced)
     paid = [
         sight.handed_back(sight.summed(joules, closed) * per_joule, len(load.t0))
