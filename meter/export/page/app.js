@@ -9,7 +9,7 @@ import { say, translate } from "./words.js";
 const at = id => document.getElementById(id);
 const ACCOUNTS = ["prefill", "decode", "recompute", "idle", "startup", "unattributed", "pending"];
 const SORTS = ["energy", "token", "tokens", "prompt", "age", "newest"];
-const ROWS = 50, STALE_S = 3, DEAF_S = 10, FRAME_MS = 40, RETRY_MS = 2000;
+const ROWS = 50, STALE_S = 3, DEAF_S = 10, FRAME_MS = 100, RETRY_MS = 2000;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -22,6 +22,7 @@ let heardMs = null;         // when it came, by this clock
 let ended = false;
 let paused = false;
 let by = "account";
+let cells = null;           // the batch as it was drawn last
 let hover = null;           // seconds before now
 
 // --- the stream
@@ -216,9 +217,12 @@ function requests(currency) {
     item.append(key(name), `${count(n)} ${say(name)}`);
     return item;
   }));
-  drawCells(at("cells"), all.cells);
-  at("cells").setAttribute("aria-label", say("cells_says", count(all.total),
-    Object.entries(all.counts).map(([name, n]) => `${n} ${say(name)}`).join(", ")));
+  if (all.cells !== cells) {
+    cells = all.cells;
+    drawCells(at("cells"), cells);
+    at("cells").setAttribute("aria-label", say("cells_says", count(all.total),
+      Object.entries(all.counts).map(([name, n]) => `${n} ${say(name)}`).join(", ")));
+  }
   running.show(all.rows, currency);
   at("running_note").textContent = all.total === 0 ? say("none_running") : all.matching === 0 ? say("none_match")
     : all.rows.length < all.matching ? say("shown", all.rows.length, count(all.matching)) : "";
@@ -359,8 +363,8 @@ function listen() {
     draw();
   };
   at("flow").onblur = () => { hover = null; draw(); };
-  dark.addEventListener("change", () => { show(); legend(); draw(); });
-  window.addEventListener("resize", () => { show(); draw(); });
+  dark.addEventListener("change", () => { cells = null; show(); legend(); draw(); });
+  window.addEventListener("resize", () => { cells = null; show(); draw(); });
 }
 
 translate();

@@ -4,19 +4,19 @@ import { count, energy, money, number, percent, seconds } from "./format.js";
 import { say } from "./words.js";
 
 const COLUMNS = {
-  running: ["request", "tenant", "stage", "prompt", "output", "energy", "", "j_per_token", "cost", "age"],
-  finished: ["request", "tenant", "end", "prompt", "output", "energy", "", "j_per_token", "cost", "doubt"],
+  running: ["request", "tenant", "stage", "prompt", "output", "energy", "parts", "j_per_token", "cost", "age"],
+  finished: ["request", "tenant", "end", "prompt", "output", "energy", "parts", "j_per_token", "cost", "doubt"],
 };
 // Left out where there is no room: a receipt has them all.
-const NARROW = new Set(["tenant", "stage", "end", "prompt", "cost", "age", "doubt"]);
+const NARROW = new Set(["tenant", "stage", "end", "prompt", "j_per_token", "cost", "age", "doubt"]);
 
 export function head(table, kind) {
   const row = document.createElement("tr");
   for (const name of COLUMNS[kind]) {
     const th = row.appendChild(document.createElement("th"));
     th.scope = "col";
-    th.textContent = name && say(name);
-    if (NARROW.has(name)) th.className = "less";
+    if (name !== "parts") th.textContent = say(name);
+    th.className = NARROW.has(name) ? `${name} less` : name;
   }
   table.replaceChildren(row);
 }
