@@ -3,7 +3,7 @@
 Polls stand on an absolute grid, so they do not drift; a seeded jitter of some per cent around it
 keeps them from beating with periodic steps. A poll that comes late says so in its reading;
 deadlines that passed meanwhile are left out and counted, never caught up with. A read that fails is
-counted, named in the log at most once a minute, and tried again.
+counted, named in the log (each kind of line at most once a minute), and tried again.
 
 A call that took longer than ``_MOMENT_S`` gives no energy: when in it the counter was read is not
 known, and the next poll has all its joules. (Where every call is so slow, they are better than
@@ -91,7 +91,7 @@ class Lane:
         self._ownership = ownership
         self._watch = Watch(device)
         self._slow = False
-        self._logged_ns = -_LOG_EVERY_NS
+        self._said_ns: dict[str, int] = {}
         self._log = structlog.get_logger("joulemeter.power")
         name = f"sampler-{device.index}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -193,7 +193,7 @@ class Lane:
             said = f"the call took {reading.latency_s:.1f} s: its counter's moment is not known"
             return replace(reading, energy_uj=None, power_w=None, error=said)
         for oddity in self._watch.see(reading):
-            self._log.warning(oddity.event, device=self._device.id, **oddity.words)
+            self._say(oddity.event, **oddity.words)
         if self._watch.still_s > _STUCK_S and reading.energy_uj is not None:
             said = f"the counter has stood still for {self._watch.still_s:.0f} s under load"
             return replace(reading, energy_uj=None, error=said)
@@ -206,13 +206,11 @@ class Lane:
 
     def _failed(self, reason: str) -> None:
         self.state = replace(self.state, errors=self.state.errors + 1)
+        self._say("no_reading", source=self._source.name, reason=reason, errors=self.state.errors)
+
+    def _say(self, event: str, **words: object) -> None:
+        """A line in the log; of one kind no more than one a minute."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._logged_ns >= _LOG_EVERY_NS:
-            self._logged_ns = now_ns
-            self._log.warning(
-                "no_reading",
-                source=self._source.name,
-                device=self._device.id,
-                reason=reason,
-                errors=self.state.errors,
-            )
+        if now_ns - self._said_ns.get(event, -_LOG_EVERY_NS) >= _LOG_EVERY_NS:
+            self._said_ns[event] = now_ns
+            self._log.warning(event, device=self._device.id, **words)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meter.demo.card import RING_SLOTS, Card, CardSpec, Fault
+from meter.demo.card import RING_SLOTS, Card, CardSpec, Fault, Virtualization
 from meter.model import Event, Quality, Reading
 from meter.power.errors import LibraryMissingError
 from meter.power.nvml import NvmlSource
@@ -244,3 +244,51 @@ def test_the_real_pynvml_reads_the_whole_card(library: str, tmp_path: Path) -> N
             pynvml.nvmlDeviceGetHandleByUUID("GPU-y")
         with pytest.raises(pynvml.NVMLError_InvalidArgument):
             pynvml.nvmlDeviceGetHandleByIndex(1)
+
+
+def test_a_handle_dies_with_its_start(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real one's: after a new start only new handles work, and they must be asked for."""
+    monkeypatch.setenv("JOULEMETER_FAKE_NVML", str(tmp_path / "c"))
+    with one_card(tmp_path / "c", library, CardSpec(uuid="GPU-x", refresh_s=0.001)) as (card, _):
+        before = pynvml.nvmlDeviceGetHandleByIndex(0)
+        now = time.monotonic_ns()
+        back_ns = now + 500_000_000
+        card.reload_driver(now, back_ns)
+        with pytest.raises(pynvml.NVMLError_Uninitialized):
+            pynvml.nvmlDeviceGetUUID(before)
+        pynvml.nvmlShutdown()
+        with pytest.raises(pynvml.NVMLError_DriverNotLoaded):
+            pynvml.nvmlInit()
+        time.sleep(max(0, back_ns - time.monotonic_ns()) / 1e9 + 0.005)
+        pynvml.nvmlInit()
+        with pytest.raises(pynvml.NVMLError_InvalidArgument):
+            pynvml.nvmlDeviceGetUUID(before)
+        handle = pynvml.nvmlDeviceGetHandleByUUID("GPU-x")
+        assert pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 0
+
+
+def test_a_mig_instance_has_a_name_and_no_energy(library: str, tmp_path: Path) -> None:
+    """Its board has: an instance leads to it."""
+    spec = CardSpec(uuid="GPU-x", mig_instances=2)
+    with one_card(tmp_path / "c", library, spec) as (_card, _source):
+        board = pynvml.nvmlDeviceGetHandleByIndex(0)
+        assert pynvml.nvmlDeviceGetMigMode(board) == [1, 1]
+        instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(board, 1)
+        assert pynvml.nvmlDeviceGetUUID(instance) == "MIG-x-2"
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(instance)
+        with pytest.raises(pynvml.NVMLError_NotFound):
+            pynvml.nvmlDeviceGetMigDeviceHandleByIndex(board, 2)
+        back = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)
+        assert pynvml.nvmlDeviceGetUUID(back) == "GPU-x"
+
+
+def test_a_card_says_what_it_is_to_this_machine(library: str, tmp_path: Path) -> None:
+    """NVML's own code of virtualization."""
+    spec = CardSpec(virtualization=Virtualization.VGPU)
+    with one_card(tmp_path / "c", library, spec) as (_card, _source):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        mode = pynvml.nvmlDeviceGetVirtualizationMode(handle)
+        assert mode == pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU

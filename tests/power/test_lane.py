@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+import structlog.testing
 
 from meter.attribution import Attributor
 from meter.model import Device, Event, Quality, Reading
@@ -120,3 +121,15 @@ def test_a_slow_call_is_believed_where_all_are_slow(monkeypatch: pytest.MonkeyPa
     readings = through_a_lane([Reading("d", S, 0, latency_s=0.001), *slow, fast, fast])
     assert [r.energy_uj for r in readings][:5] == [0, None, 1, 2, 9]
     assert "moment is not known" in (readings[1].error or "")
+
+
+def test_a_counter_that_leaps_all_the_time_is_said_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anything that repeats is a metric; the log has one line of each kind."""
+    now = {"ns": 100 * S}
+    monkeypatch.setattr("meter.power.lane.time.monotonic_ns", lambda: now["ns"])
+    readings = [Reading("d", (1 + i) * S, 10**15 * (i % 2)) for i in range(20)]
+    with structlog.testing.capture_logs() as logs:
+        through_a_lane(readings)
+    assert [line["event"] for line in logs] == ["counter_jumped", "counter_went_back"]
