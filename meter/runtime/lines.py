@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meter.export.state import State
-from meter.model import Account, worst
+from meter.model import Account, Device, worst
 
 if TYPE_CHECKING:
     from meter.runtime.meter import Meter
@@ -24,11 +24,17 @@ def joules(energy_j: float) -> str:
 def first_line(meter: Meter) -> str:
     """What is metered, at which quality, and the address."""
     quality = worst([device.quality for device in meter.devices])
-    names = ", ".join(dict.fromkeys(device.name for device in meter.devices))
+    names = ", ".join(dict.fromkeys(_name(device) for device in meter.devices))
     # A simulated card says so in its name.
     how = f" ({quality})" if quality and quality not in names else ""
     metering = f"metering {names}{how}" if names else "no energy is read"
     return f"joulemeter: {metering}; {meter.port.url if meter.port else 'no HTTP port'}"
+
+
+def _name(device: Device) -> str:
+    """A GPU that is not metered as a whole card with a counter is shown for what it is."""
+    note = device.note if device.boundary == "gpu" else None
+    return f"{device.name} ({note})" if note else device.name
 
 
 def last_line(state: State | None) -> str:

@@ -70,6 +70,9 @@ def test_the_first_line_names_device_quality_and_what_is_missing():
     assert "metering NVIDIA H100 (estimated); " in first_line(FakeMeter((GPU, GPU)))
     simulated = replace(GPU, name="H100 (simulated)", quality=Quality.SIMULATED)
     assert "metering H100 (simulated); " in first_line(FakeMeter((simulated,)))
+    shared = replace(GPU, name="A30", note="the whole board, shared by 2 MIG instances")
+    said = "metering A30 (the whole board, shared by 2 MIG instances) (estimated); "
+    assert said in first_line(FakeMeter((shared,)))
 
 
 @dataclass
