@@ -18,11 +18,12 @@ PLAIN = ((None, "blue"),)
 
 def meter_state(width: int = 3) -> Panel:
     """The panel that tells a quiet engine from a blind meter."""
-    age = q.series("joulemeter_source_age_seconds", 'source="power"', scope=q.TARGET)
+    age = q.series("joulemeter_device_age_seconds", scope=q.TARGET)
     return stat_panel(
         About(
             "Meter",
-            "Age of the oldest power reading. No figure on this board is younger.",
+            "Age of the last reading, of the device that was read least lately. No figure on this "
+            "board is younger.",
             "s",
             "orange from 2 s, red from 10 s: readings have stopped; whatever ran since will be "
             "accounted when they return, but not split truly.",
