@@ -94,8 +94,10 @@ class Ownership:
         return file
 
     def _make_directory(self) -> None:
-        """For all users, as ``/tmp`` is, whoever comes first."""
+        """For all users, as ``/tmp`` is, whoever comes first. Anybody may have laid a link there."""
         directory = self._path.parent
+        if directory.is_symlink():
+            raise NoLockError(f"{directory} is a link: name the directory itself")
         if not directory.is_dir():
             with suppress(FileExistsError):
                 directory.mkdir(parents=True)

@@ -62,6 +62,15 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
+def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
+    """Whoever came first may have led us elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NoLockError, match="is a link"):
+        Ownership(A, tmp_path / "locks").take()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_the_directory_is_for_all_users(tmp_path: Path) -> None:
     """As ``/tmp`` is: everybody may add a lock, nobody may take another's away."""
     directory = tmp_path / "locks"
