@@ -94,7 +94,7 @@ class Ownership:
         return file
 
     def _make_directory(self) -> None:
-        """For all users, as ``/tmp`` is, whoever comes first. Anybody may have laid a link there."""
+        """For all users, as ``/tmp`` is, whoever comes first; anybody may have laid a link."""
         directory = self._path.parent
         if directory.is_symlink():
             raise NoLockError(f"{directory} is a link: name the directory itself")
