@@ -28,7 +28,7 @@ class TreeTime:
     def __init__(
         self, root: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._root = psutil.Process(root)
+        self._root = _process(root)
         self._itself = root is not None
         self._clock = clock
         self._listed_s: float | None = None
@@ -41,16 +41,24 @@ class TreeTime:
         if self._listed_s is None or now_s - self._listed_s >= _LIST_EVERY_S:
             self._listed_s = now_s
             self._tree = self._descendants()
-        root_s = _used_s(self._root, self._itself)
+        root_s = _used_s(self._root, self._itself) if self._root is not None else 0.0
         total_s = root_s + sum(_used_s(process) for process in self._tree)
         self._total_s = max(self._total_s, total_s)
         return self._total_s
 
     def _descendants(self) -> list[psutil.Process]:
         try:
-            return self._root.children(recursive=True)
+            return self._root.children(recursive=True) if self._root is not None else []
         except psutil.Error:
             return []
+
+
+def _process(pid: int | None) -> psutil.Process | None:
+    """The process (``None``: our own); nothing where it has ended already."""
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
 
 
 def _used_s(process: psutil.Process, itself: bool = True) -> float:

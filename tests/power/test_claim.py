@@ -202,6 +202,11 @@ def test_a_server_that_was_there_is_counted_itself(tmp_path: Path) -> None:
     assert tree() >= 0.29
 
 
+def test_a_server_that_has_ended_uses_nothing() -> None:
+    """And is no reason to meter nothing."""
+    assert TreeTime(2**22 + 1)() == 0.0
+
+
 def test_meters_of_a_host_count_one_another(tmp_path: Path) -> None:
     """By their locks; who has ended is cleared away."""
     settings = PowerSettings(source="cpu", lock_directory=tmp_path, powercap=tmp_path / "none")
