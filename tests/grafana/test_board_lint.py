@@ -25,6 +25,7 @@ from tests.grafana.promql import (
     targets,
     variables,
 )
+from tests.pictures import BYTES_MAX
 
 UNITS = {
     "watt", "joule", "kwatth", "s", "none", "short", "sishort", "percentunit", "reqps", "cps",
@@ -66,7 +67,7 @@ def test_every_board_has_its_picture() -> None:
     """As ``make preview`` draws it, and small."""
     pictures = {path.stem: path.stat().st_size for path in (ROOT / "grafana/pictures").iterdir()}
     assert pictures.keys() == {path.stem for path in BOARDS}
-    assert max(pictures.values()) < 150_000
+    assert max(pictures.values()) < BYTES_MAX
 
 
 @each_board
