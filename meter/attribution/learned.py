@@ -6,7 +6,6 @@ replay that starts from a recorded calibration gives the live receipts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,9 @@ import numpy as np
 
 from meter.attribution.coefficients import NAMES, Coefficients
 from meter.attribution.fit import SIZE, Fit, Window
+
+#: Beyond this a number is no figure (and an integer may be no float).
+_MOST = 1e300
 
 
 class Learned(NamedTuple):
@@ -73,7 +75,7 @@ def _of(facts: Mapping[str, Any], name: str, kind: type) -> Any:
 
 def _signed(facts: Mapping[str, Any], name: str) -> float:
     value = facts.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
         raise ValueError(f"calibration: {name} must be a finite number, not {value!r}")
     return float(value)
 
