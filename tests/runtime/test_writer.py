@@ -267,8 +267,9 @@ def test_sources_are_heard():
     assert writer._heard == {"power": NS, "engine": 3 * NS}
 
 
-def decoding(steps=100, step_ns=20_000_000):
-    """One request that decodes at 100 W above 100 W, read ten times a second."""
+def decoding(steps=150, step_ns=20_000_000):
+    """One request that decodes at 100 W above 100 W, read ten times a second; longer than events
+    are held to be sorted."""
     yield RequestOpened("0", "e1", 0, model="m", parent="r1", prompt_tokens=10)
     for k in range(steps):
         t0, t1 = k * step_ns, (k + 1) * step_ns
@@ -293,7 +294,7 @@ def test_with_the_real_core_every_joule_arrives():
     assert so_far.receipt.id == "r1"
     state = writer.finish()
     snapshot = state.snapshot
-    assert snapshot.measured_j == pytest.approx(400.0)
+    assert snapshot.measured_j == pytest.approx(600.0)
     assert snapshot.pending_j == 0
     assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-9)
     assert snapshot.receipts_closed_j == pytest.approx(snapshot.attributed_j)
