@@ -1,23 +1,16 @@
-"""The board ``Joulemeter / GPUs``: each card's counter, who uses it, its cap, its idle time.
-
-DCGM's figures stand beside ours where dcgm-exporter is scraped too; they are joined by the card's
-UUID, as its job and instance are its own.
-"""
+"""The board ``Joulemeter / GPUs``: each card's counter, who uses it, its cap, its idle time."""
 
 from __future__ import annotations
 
 from grafana import head
 from grafana import queries as q
 from grafana.board import Panel, Section, board_json
-from grafana.panels import BLIND, About, Query, bar_panel, graph_panel, stat_panel
-from grafana.tables import Column, labels_panel, table_panel
+from grafana.dcgm import beside_dcgm, disagreement_now
+from grafana.limits import idle, throttling
+from grafana.panels import BLIND, About, Query, graph_panel, stat_panel
+from grafana.tables import labels_panel
 
 UID = "joulemeter-gpus"
-
-_CARD = "instance, gpu"
-_NAME = "{{instance}} GPU {{gpu}}"
-_NO_DCGM = "No DCGM metrics here, or meter blind"
-_ONE_PERCENT = ((None, "green"), (0.01, "red"))
 
 
 def gpus() -> str:
@@ -26,7 +19,7 @@ def gpus() -> str:
         UID,
         "Joulemeter / GPUs",
         "What each card's energy counter moved, who used it, and where it stood at its limit.",
-        [_figures(), _counter(), _use(), _throttling(), _idle(), _dcgm()],
+        [_figures(), _counter(), _use(), throttling(), idle(), beside_dcgm()],
         gpus=True,
     )
 
@@ -41,7 +34,7 @@ def _figures() -> Section:
             _energy(),
             _at_the_cap(),
             _stranger(),
-            _disagreement_now(),
+            disagreement_now(),
         ],
     )
 
@@ -102,25 +95,8 @@ def _stranger() -> Panel:
     )
 
 
-def _disagreement_now() -> Panel:
-    return stat_panel(
-        About(
-            "Meter against DCGM",
-            "The card that differs most: what the meter read over what dcgm-exporter's counter "
-            "moved, less one, over the time shown. Both read the same hardware.",
-            "percentunit",
-            "red from 1 %: one of them misses readings or reads another card.",
-        ),
-        [Query(q.figure(f"max({q.dcgm_difference(q.RANGE)})"))],
-        4,
-        _ONE_PERCENT,
-        nan="No DCGM",
-        decimals=2,
-    )
-
-
 def _counter() -> Section:
-    power = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
+    power = f"max by ({q.CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
     gap = q.series("joulemeter_gpu_energy_gap_ratio", scope=q.GPU)
     return Section(
         "Counter against power",
@@ -134,8 +110,8 @@ def _counter() -> Section:
                     "a line at 0 W, which no card under power can reach.",
                 ),
                 [
-                    Query(q.counter_w(_CARD), f"{_NAME} counter"),
-                    Query(power, f"{_NAME} power"),
+                    Query(q.counter_w(q.CARD), f"{q.CARD_NAME} counter"),
+                    Query(power, f"{q.CARD_NAME} power"),
                 ],
                 16,
                 ((None, "red"), (0.0, "green")),
@@ -151,7 +127,7 @@ def _counter() -> Section:
                     "lines at 10 % both ways: there the meter warns too; only a meter at the plug "
                     "tells which of the two is right.",
                 ),
-                [Query(f"max by ({_CARD}) ({gap})", _NAME)],
+                [Query(f"max by ({q.CARD}) ({gap})", q.CARD_NAME)],
                 8,
                 ((None, "red"), (-0.1, "green"), (0.1, "red")),
                 soft_max=0.1,
@@ -217,152 +193,6 @@ def _use() -> Section:
                 12,
                 stacked=True,
                 no_value="The host's CPU is not read; or meter blind",
-            ),
-        ],
-    )
-
-
-def _throttling() -> Section:
-    power = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
-    limit = f"max by ({_CARD}) ({q.series('joulemeter_gpu_power_limit_watts', scope=q.GPU)})"
-    clock = "max by (UUID) (DCGM_FI_DEV_SM_CLOCK)"
-    return Section(
-        "Throttling",
-        [
-            graph_panel(
-                About(
-                    "Power as a part of the limit",
-                    "A card at its limit lowers its clocks to stay there.",
-                    "percentunit",
-                    "a line at 98 %: from there on it is throttled.",
-                ),
-                [Query(q.ratio(power, limit), _NAME)],
-                8,
-                ((None, "green"), (0.98, "red")),
-                soft_max=1,
-                no_value="No limit known, or meter blind",
-            ),
-            bar_panel(
-                About(
-                    "Time at the limit by card",
-                    "Part of the time shown in which power stood within 2 % of the limit.",
-                    "percentunit",
-                    "orange from 20 %, red from 80 %.",
-                ),
-                [Query(f"sort_desc({q.cap_share()})", _NAME)],
-                8,
-                ((None, "green"), (0.2, "orange"), (0.8, "red")),
-                no_value="No limit known, or meter blind",
-            ),
-            graph_panel(
-                About(
-                    "SM clock, by DCGM",
-                    "It falls when a card is throttled, and when it rests.",
-                    "suffix:MHz",
-                    "a line at 0 MHz, where a card is off.",
-                ),
-                [Query(q.of_card(clock), _NAME)],
-                8,
-                ((None, "red"), (0.0, "green")),
-                no_value=_NO_DCGM,
-            ),
-        ],
-    )
-
-
-def _idle() -> Section:
-    by = "instance, engine"
-    idle = q.energy_w('phase="idle"', by)
-    share = q.ratio(q.energy_w('phase="idle"', by, q.RANGE), q.energy_w('phase!=""', by, q.RANGE))
-    static = q.series("joulemeter_coefficient", 'name="static_w"', scope=q.GPU)
-    static_sd = q.series("joulemeter_coefficient_sd", 'name="static_w"', scope=q.GPU)
-    return Section(
-        "Idle",
-        [
-            graph_panel(
-                About(
-                    "Idle power by engine",
-                    "Power while an engine held no request. Of a shared card it is nobody's.",
-                    "watt",
-                ),
-                [Query(idle, "{{instance}} engine {{engine}}")],
-                8,
-                stacked=True,
-                no_value=f"Never idle; or {BLIND.lower()}",
-            ),
-            bar_panel(
-                About(
-                    "Idle share by engine",
-                    "Part of an engine's energy, over the time shown, that went by without a "
-                    "request.",
-                    "percentunit",
-                    "orange from 30 %, red from 60 %: put more on it, or switch it off.",
-                ),
-                [Query(f"sort_desc({share})", "{{instance}} engine {{engine}}")],
-                8,
-                ((None, "green"), (0.3, "orange"), (0.6, "red")),
-                no_value=f"Never idle; or {BLIND.lower()}",
-            ),
-            table_panel(
-                About(
-                    "Static power",
-                    "What a card takes to be on, as learned: it costs this much an hour whether "
-                    "or not anybody asks. A card that is never idle cannot show it; its doubt "
-                    "says so.",
-                    "none",
-                    "of the doubt: orange from 10 W.",
-                ),
-                {"instance": "Instance", "gpu": "GPU"},
-                [
-                    Column("Static power", f"max by ({_CARD}) ({static})", "watt", 1),
-                    Column(
-                        "Doubt (1 sd)",
-                        f"max by ({_CARD}) ({static_sd})",
-                        "watt",
-                        1,
-                        ((None, "green"), (10.0, "orange")),
-                    ),
-                ],
-                8,
-                f"Not learned yet; or {BLIND.lower()}",
-            ),
-        ],
-    )
-
-
-def _dcgm() -> Section:
-    return Section(
-        "Beside DCGM",
-        [
-            graph_panel(
-                About(
-                    "Meter and DCGM",
-                    "Watts from the meter's readings of the energy counter, and from "
-                    "dcgm-exporter's. The lines lie on each other.",
-                    "watt",
-                    "a line at 0 W, which no card under power can reach.",
-                ),
-                [
-                    Query(q.counter_w(_CARD), f"{_NAME} meter"),
-                    Query(q.dcgm_w(_CARD), f"{_NAME} DCGM"),
-                ],
-                12,
-                ((None, "red"), (0.0, "green")),
-                behind="/ meter$/",
-            ),
-            graph_panel(
-                About(
-                    "Difference to DCGM",
-                    "Meter over DCGM, less one, either way, over an hour: over less the two "
-                    "scrapes' edges would be seen.",
-                    "percentunit",
-                    "a line at 1 %: beyond, one of them misses readings or reads another card.",
-                ),
-                [Query(q.dcgm_difference("1h"), _NAME)],
-                12,
-                _ONE_PERCENT,
-                no_value=_NO_DCGM,
-                soft_max=0.01,
             ),
         ],
     )

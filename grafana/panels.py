@@ -25,6 +25,7 @@ DATASOURCE = common_model.DataSourceRef(type_val="prometheus", uid="${datasource
 AUTO = "__auto"
 NO_TRAFFIC = "No traffic"
 BLIND = "Meter blind"
+NOT_FOUND = f"Not found yet; or {BLIND.lower()}"
 SILENT = f"{NO_TRAFFIC}; or, if Meter says so above, meter blind"
 
 _METRIC = re.compile(r"\b(?:joulemeter_[a-z0-9_]+|vllm:[a-z_]+|DCGM_FI_[A-Z_]+)")

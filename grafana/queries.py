@@ -19,6 +19,10 @@ GPU = TARGET + ', gpu=~"$gpu"'
 STEP = "$__rate_interval"
 RANGE = "$__range"
 
+# What tells one card from another, and how a legend names it.
+CARD = "instance, gpu"
+CARD_NAME = "{{instance}} GPU {{gpu}}"
+
 ATTRIBUTED = 'phase=~"prefill|decode|recompute"'
 WITH_IDLE = 'phase=~"prefill|decode|recompute|idle"'
 

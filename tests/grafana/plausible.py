@@ -34,9 +34,13 @@ SIGNED = {"Counter over power", "Coefficients"}
 UNBOUND = {"Doubt", "Drift", "Coefficients"}
 
 
-def implausible(target: Target, values: list[float]) -> list[float]:
-    """Those of a panel's figures that cannot be."""
+def implausible(target: Target, values: list[float], brief: bool = False) -> list[float]:
+    """Those of a panel's figures that cannot be; ``brief``: over so few seconds that the idle power
+    of a pause may fall on a handful of tokens.
+    """
     low, high = BOUNDS[target.unit]
+    if brief and target.unit == "suffix:J/tok":
+        high *= 100
     if target.panel == "Power as a part of the limit":
         high = 1.5  # a limit is held over some time, not at each instant
         return [value for value in values if not low <= value <= high]

@@ -1,0 +1,68 @@
+"""The meter beside dcgm-exporter, which reads the same counters of the same cards.
+
+It is joined by the card's UUID, as its job and instance are its own.
+"""
+
+from __future__ import annotations
+
+from grafana import queries as q
+from grafana.board import Panel, Section
+from grafana.panels import About, Query, graph_panel, stat_panel
+
+NO_DCGM = "No DCGM metrics here, or meter blind"
+_ONE_PERCENT = ((None, "green"), (0.01, "red"))
+
+
+def disagreement_now() -> Panel:
+    return stat_panel(
+        About(
+            "Meter against DCGM",
+            "The card that differs most: what the meter read over what dcgm-exporter's counter "
+            "moved, less one, over the time shown. Both read the same hardware.",
+            "percentunit",
+            "red from 1 %: one of them misses readings or reads another card.",
+        ),
+        [Query(q.figure(f"max({q.dcgm_difference(q.RANGE)})"))],
+        4,
+        _ONE_PERCENT,
+        nan="No DCGM",
+        decimals=2,
+    )
+
+
+def beside_dcgm() -> Section:
+    return Section(
+        "Beside DCGM",
+        [
+            graph_panel(
+                About(
+                    "Meter and DCGM",
+                    "Watts from the meter's readings of the energy counter, and from "
+                    "dcgm-exporter's. The lines lie on each other.",
+                    "watt",
+                    "a line at 0 W, which no card under power can reach.",
+                ),
+                [
+                    Query(q.counter_w(q.CARD), f"{q.CARD_NAME} meter"),
+                    Query(q.dcgm_w(q.CARD), f"{q.CARD_NAME} DCGM"),
+                ],
+                12,
+                ((None, "red"), (0.0, "green")),
+                behind="/ meter$/",
+            ),
+            graph_panel(
+                About(
+                    "Difference to DCGM",
+                    "Meter over DCGM, less one, either way, over an hour: over less the two "
+                    "scrapes' edges would be seen.",
+                    "percentunit",
+                    "a line at 1 %: beyond, one of them misses readings or reads another card.",
+                ),
+                [Query(q.dcgm_difference("1h"), q.CARD_NAME)],
+                12,
+                _ONE_PERCENT,
+                no_value=NO_DCGM,
+                soft_max=0.01,
+            ),
+        ],
+    )
