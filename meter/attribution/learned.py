@@ -6,6 +6,7 @@ replay that starts from a recorded calibration gives the live receipts.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ import numpy as np
 from meter.attribution.coefficients import NAMES, Coefficients
 from meter.attribution.fit import SIZE, Fit, Window
 
-#: Beyond this a number is no figure (and an integer may be no float).
-_MOST = 1e300
+#: The largest float: an integer may be beyond it.
+_MOST = sys.float_info.max
 
 
 class Learned(NamedTuple):

@@ -286,6 +286,7 @@ def broken(text: str) -> dict[str, bytes]:
         "no facts": json.dumps({"version": 1, "entries": [{"device": "x"}]}).encode(),
         "odd facts": json.dumps(odd).encode(),
         "NaN": text.replace("0.03", "NaN").encode(),
+        "huge number": text.replace("0.03", "9" * 400).encode(),
         "long number": long.replace("115.1", "9" * 400).encode(),
         "not UTF-8": text.encode().replace(b"H100", b"\xff\xfe\xfd\xfc"),
     }
