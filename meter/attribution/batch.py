@@ -8,7 +8,7 @@ what changes. A ``PassRow`` is one step with its totals; who joined, who left an
 
 from __future__ import annotations
 
-from operator import sub
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from meter.attribution.coefficients import Features, prefill_pairs
@@ -100,8 +100,6 @@ class Batch:
         self._joined: dict[str, int] = {}  # member -> context at join minus the pass of its join
         self._offset_sum = 0
         self._synchronised = False
-        # Names and contexts in the step before, where it was in full form and all were members.
-        self._told: tuple[tuple[str, ...], tuple[int, ...]] | None = None
         self.passes = 0
 
     def __len__(self) -> int:
@@ -113,7 +111,6 @@ class Batch:
         self._joined.clear()
         self._offset_sum = 0
         self._synchronised = False
-        self._told = None
         return members
 
     def remove(self, request: str) -> bool:
@@ -122,35 +119,29 @@ class Batch:
         if offset is None:
             return False
         self._offset_sum -= offset
-        self._told = None
         return True
 
-    def goes_on(self, step: Step) -> bool:
-        """In full form: does everybody of the step before decode a token more, and nobody else?
+    def news(self, step: Step) -> Sequence[Work]:
+        """The step's work but for members that decode one token more, as they are expected to."""
+        if step.same:
+            return step.work
+        k, offset = self.passes, self._joined.get
+        return [
+            work
+            for work in step.work
+            if offset(work.request) != work.context - k
+            or work.tokens != 1
+            or work.phase is not _DECODE
+            or work.kept is not None
+        ]
 
-        Most steps are such, and columns are compared much faster than rows.
+    def apply(
+        self, step: Step, news: Sequence[Work], gap_ns: int
+    ) -> tuple[PassRow, list[Change]] | None:
+        """The pass that ``step`` was; ``None`` where its change form has no known base.
+
+        ``news``: what ``news`` says of it.
         """
-        if step.same or self._told is None or len(step.work) != len(self._told[0]):
-            return False
-        before, were = self._told
-        names, tokens, contexts, phases, kept = zip(*step.work, strict=True)
-        size = len(names)
-        one_more = (
-            names == before
-            and tokens.count(1) == phases.count(_DECODE) == kept.count(None) == size
-            and list(map(sub, contexts, were)).count(1) == size
-        )
-        self._told = (names, contexts) if one_more else None
-        return one_more
-
-    def go_on(self, step: Step, gap_ns: int) -> PassRow:
-        """The pass of a step where everybody ``goes_on``."""
-        k = self.passes
-        self.passes += 1
-        return self._row(step, gap_ns, k, [])
-
-    def apply(self, step: Step, gap_ns: int) -> tuple[PassRow, list[Change]] | None:
-        """The pass that ``step`` was; ``None`` where its change form has no known base."""
         if step.same and not self._synchronised:
             return None
         k = self.passes
@@ -158,7 +149,7 @@ class Batch:
         changes: list[Change] = [Leaves(k, r) for r in step.drop if self.remove(r)]
         joins: list[Joins] = []
         direct: list[Work] = []
-        for work in step.work:
+        for work in news:
             request, tokens, context, phase, kept = work
             plain = tokens == 1 and phase is _DECODE and (kept is None or kept == 1)
             if plain and joined.get(request) == context - k:
@@ -177,11 +168,6 @@ class Batch:
             self._offset_sum += context - k
         changes += joins
         changes += [Direct(k, work) for work in direct]
-        if step.same or direct or not step.work:
-            self._told = None
-        else:
-            names, _, contexts, *_ = zip(*step.work, strict=True)
-            self._told = names, contexts
         self.passes += 1
         self._synchronised = True
         return self._row(step, gap_ns, k, direct), changes

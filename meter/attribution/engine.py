@@ -172,15 +172,14 @@ class EngineState:
             self._idle.clear()
 
     def _apply(self, step: Step) -> tuple[PassRow, list[Change]] | None:
-        """The pass that ``step`` was; whom it names is open, and who has closed may end."""
-        if not self._closing and self.batch.goes_on(step):
-            return self.batch.go_on(step, self._gap_start(step.t0_ns)), []
-        for work in step.work:
-            if work.request not in self.requests:
-                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+        """The pass that ``step`` was; who has closed may end, and whom it names is open."""
         if self._closing:
             self.end_closing(None, frozenset(work.request for work in step.work))
-        return self.batch.apply(step, self._gap_start(step.t0_ns))
+        news = self.batch.news(step)
+        for work in news:
+            if work.request not in self.requests:
+                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+        return self.batch.apply(step, news, self._gap_start(step.t0_ns))
 
     def _run_along(self, step: Step) -> None:
         """A dummy step: the batch is empty, and stays so."""
