@@ -41,9 +41,10 @@ class LaneState:
     """What a lane has done so far. Replaced as a whole after each poll, never changed.
 
     ``samples``: readings pushed; ``errors``: failed ones; ``late_s``: how long after its deadline
-    the last poll began; ``missed``: polls left out, since one before took too long; ``last_ns``:
-    when the last poll ended; ``good_ns``: the time of the last reading that has an energy;
-    ``owned``: whether the device is ours to meter, ``owner``: else whose (a pid), where known;
+    the last poll began; ``missed``: polls left out, since one before took too long; ``begun_ns``:
+    when polling began, ``last_ns``: when the last poll ended; ``good_ns``: the time of the last
+    reading that has an energy; ``owned``: whether the device is ours to meter, ``owner``: else
+    whose (a pid), where known;
     ``beside``: its readings are not pushed; ``gap``, ``still_s``: see ``meter.power.watch.Watch``.
     """
 
@@ -53,6 +54,7 @@ class LaneState:
     errors: int = 0
     late_s: float = 0.0
     missed: int = 0
+    begun_ns: int | None = None
     last_ns: int | None = None
     good_ns: int | None = None
     owned: bool = True
@@ -147,6 +149,7 @@ class Lane:
     def poll(self) -> None:
         """Poll until it is to stop; the last poll comes then."""
         first_ns = due_ns = time.monotonic_ns() + self._offset_ns
+        self.state = replace(self.state, begun_ns=first_ns)
         self._stopping.wait(self._offset_ns / 1e9)
         number = missed = 0
         while True:

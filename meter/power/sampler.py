@@ -73,7 +73,6 @@ class Sampler:
         self._failure: PowerError | None = None
         self._lanes: tuple[Lane, ...] = ()
         self._silent: set[str] = set()
-        self._begun_ns = 0
         self._log = structlog.get_logger("joulemeter.power")
 
     @property
@@ -188,7 +187,6 @@ class Sampler:
         )
 
     def _begin(self) -> None:
-        self._begun_ns = time.monotonic_ns()
         if self._late:
             for device in self.devices:
                 self._push(DeviceFound(time.monotonic_ns(), device))
@@ -200,9 +198,10 @@ class Sampler:
         now_ns = time.monotonic_ns()
         for state in self.states():
             id = state.device.id
-            if not state.owned:
+            heard_ns = state.good_ns or state.begun_ns
+            if heard_ns is None:
                 continue
-            silent = now_ns - (state.good_ns or self._begun_ns) > SILENT_S * 1e9
+            silent = now_ns - heard_ns > SILENT_S * 1e9
             if silent and id not in self._silent:
                 self._silent.add(id)
                 self._log.warning("device_silent", device=id, no_reading_for_s=SILENT_S)
