@@ -101,16 +101,8 @@ def _run(
     nvml_library: Path | None,
     log_level: str | None,
 ) -> None:
-    flags = {
-        "http.port": port,
-        "http.host": host,
-        "record": record,
-        "power.source": source,
-        "power.nvml_library": nvml_library,
-        "log_level": log_level,
-    }
-    settings = _settings(config, flags)
-    from meter.runtime.child import block_signals
+    settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
+    from meter.runtime.signals import block_signals
 
     # Before numpy is imported: its threads would take the signals that we wait for.
     mask = block_signals()
@@ -119,6 +111,62 @@ def _run(
     # After TRACE a "--" is still there.
     words = command[1:] if command[0] == "--" else command
     raise typer.Exit(run_command(words, settings, mask))
+
+
+@app.command()
+def attach(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[PID|URL]", help="The running server.")
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Listen there for engines (JOULEMETER_SOCKET)."),
+    ] = None,
+    config: ConfigFile = None,
+    port: PortNumber = None,
+    host: Host = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Write all events there (.gz, .zst compress)."),
+    ] = None,
+    source: Source = None,
+    nvml_library: NvmlLibrary = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Meter a server that runs already, until it ends or Ctrl-C.
+
+    Also one whose meter was killed. Without the plugin in it: totals by model, no receipts.
+    """
+    if target is None and socket is None:
+        _fail("attach: name the server by its pid or URL, or a --socket to listen on")
+    settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
+    from meter.runtime.signals import block_signals
+
+    block_signals()
+    from meter.runtime.attach import attach as attach_to
+
+    raise typer.Exit(attach_to(target, socket, settings))
+
+
+@app.command()
+def plugin(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for it, made anew.")],
+    socket: Annotated[
+        Path, typer.Option(metavar="PATH", help="Where the meter will listen.")
+    ] = Path("/run/joulemeter/meter.sock"),
+) -> None:
+    """Put the plugin beside a vLLM that is started without joulemeter; prints its environment.
+
+    Then: joulemeter attach --socket PATH
+    """
+    from meter.work import beside
+
+    try:
+        beside.directory(folder)
+    except OSError as error:
+        _fail(f"{folder}: {error.strerror}")
+    print(f"PYTHONPATH={folder.absolute()}")
+    print(f"JOULEMETER_SOCKET={socket.absolute()}")
 
 
 @app.command()
@@ -314,6 +362,24 @@ def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         return load(config, flags)
     except ConfigError as error:
         _fail(str(error))
+
+
+def _flags(
+    port: int | None,
+    host: str | None,
+    record: Path | None,
+    source: str | None,
+    nvml_library: Path | None,
+    log_level: str | None,
+) -> dict[str, object]:
+    return {
+        "http.port": port,
+        "http.host": host,
+        "record": record,
+        "power.source": source,
+        "power.nvml_library": nvml_library,
+        "log_level": log_level,
+    }
 
 
 def _choice(kind: Callable[[str], T], value: str, option: str) -> T:

@@ -138,8 +138,9 @@ class Reading:
     ``energy_uj`` is ``None`` when the call failed; ``error`` then names why. ``power_w`` is the
     instantaneous power, for display and cross-check only: it is never attributed.
     ``latency_s`` is how long the call took, ``late_s`` how long after its deadline it began.
-    ``missed`` names why nobody watched since the reading before (``meter_down``: the meter was
-    killed, and another one took over): what moved meanwhile is unattributed, for that reason.
+    A counter's first reading may say with ``missed_uj`` what moved before it, since somebody
+    watched last, and with ``missed`` why nobody did (``meter_down``: that meter was killed): it is
+    unattributed, for that reason.
     """
 
     device: str
@@ -150,6 +151,7 @@ class Reading:
     late_s: float | None = None
     error: str | None = None
     missed: str | None = None
+    missed_uj: int | None = None
 
 
 class Work(NamedTuple):

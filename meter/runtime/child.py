@@ -1,9 +1,7 @@
 """The engine as a child process: started, its signals forwarded, its exit code ours.
 
-The main thread blocks the signals that it forwards and waits for them with ``sigtimedwait``. That
-leaves no handler to race with, and tells who sent a signal: one from the terminal (Ctrl-C) comes
-from the kernel and went to the whole foreground group, so the child has it already and must not get
-it twice; one from ``kill``, systemd or a container runtime came to us alone and is passed on.
+The main thread waits for the signals that it forwards (``signals``): one from the terminal is not
+passed on, since the child has it already.
 
 The child stays in our process group and session: job control, ``nohup`` and reading from the
 terminal behave as without the meter. It holds the server's own stdio, no pipe of ours, and is not
@@ -16,19 +14,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from meter.runtime.family import adopt_orphans, reap
+from meter.runtime.signals import FORWARDED, FROM_KERNEL, next_signal
 
-FORWARDED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-_FROM_KERNEL = 0x80
 _POLL_S = 0.5
 
 
@@ -38,16 +28,6 @@ class CommandError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-def block_signals() -> set[signal.Signals]:
-    """Block the signals to forward. Call it before any thread starts: threads inherit the mask.
-
-    Returns the mask before, which the child gets.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
-    return {signal.Signals(number) for number in before}
 
 
 class Child:
@@ -82,10 +62,14 @@ class Child:
             raise CommandError(f"{command[0]}: {error.strerror}", 126) from error
         return cls(pid)
 
-    def wait(self) -> int:
-        """Forward signals until the child ends; returns its code, 128 + n for signal n."""
+    def wait(self, look: Callable[[], None] = lambda: None) -> int:
+        """Forward signals until the child ends; returns its code, 128 + n for signal n.
+
+        ``look`` is called about twice a second.
+        """
         while True:
-            info = signal.sigtimedwait({*FORWARDED, signal.SIGCHLD}, _POLL_S)
+            look()
+            info = next_signal((*FORWARDED, signal.SIGCHLD), _POLL_S)
             if info is not None and info.si_signo != signal.SIGCHLD:
                 self._forward(info)
             status = reap().get(self.pid)
@@ -94,6 +78,6 @@ class Child:
                 return code if code >= 0 else 128 - code
 
     def _forward(self, info: signal.struct_siginfo) -> None:
-        if info.si_code == _FROM_KERNEL:
+        if info.si_code == FROM_KERNEL:
             return
         os.kill(self.pid, info.si_signo)

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 import psutil
 import structlog
 
+from meter.runtime.signals import next_signal
+
 GRACE_S = 5.0
 _KILLED_WITHIN_S = 2.0
 _LOOK_S = 0.1
@@ -91,7 +93,7 @@ def _gone_within(seconds: float, hurry: set[signal.Signals]) -> bool:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             return False
-        info = signal.sigtimedwait({*hurry, signal.SIGCHLD}, min(left_s, _LOOK_S))
+        info = next_signal({*hurry, signal.SIGCHLD}, min(left_s, _LOOK_S))
         if info is not None and info.si_signo != signal.SIGCHLD:
             return False
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from meter.export.state import State
@@ -11,6 +13,12 @@ if TYPE_CHECKING:
     from meter.runtime.meter import Meter
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"))
+
+
+def say(line: str) -> None:
+    """One line for a person, on stderr: stdout is the engine's."""
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        print(line, file=sys.stderr, flush=True)
 
 
 def joules(energy_j: float) -> str:

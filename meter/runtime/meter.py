@@ -27,6 +27,8 @@ from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.memory import Memory, state_directory
 from meter.runtime.port import Port, PortError
 from meter.runtime.power import Push, start_power
+from meter.runtime.takeover import Gate, Notes, missed
+from meter.runtime.watch import Watch
 from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
 from meter.work import beside
@@ -43,7 +45,11 @@ _LAST_READING_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A running meter. Each part but the writer may be missing."""
+    """A running meter. Each part but the writer may be missing.
+
+    ``owned``: the devices of an engine that says nothing else; ``heard``: when each source last
+    said something; ``is_guest``: its folder was there before it, and stays.
+    """
 
     directory: Path | None
     inbox: Inbox
@@ -52,6 +58,9 @@ class Meter:
     listener: Listener | None
     port: Port | None
     devices: tuple[Device, ...]
+    owned: tuple[str, ...]
+    heard: Mapping[str, int]
+    is_guest: bool = False
 
     def environment(self) -> dict[str, str]:
         """What an engine needs in its environment to be metered. Raises ``OSError``."""
@@ -64,6 +73,10 @@ class Meter:
         """The engine's process has started (``up``) or ended (``down``)."""
         self.inbox.push(EngineEvent(ENGINE, time.monotonic_ns(), event))
 
+    def watch(self, pid: int | None) -> Watch:
+        """A look at the engines of the server ``pid``."""
+        return Watch(self.listener, self.writer.state, lambda: self.heard.get("engine"), pid)
+
     def close(self) -> State | None:
         """Take the last reading, settle everything, stop; returns the last state."""
         if self.listener is not None:
@@ -74,7 +87,7 @@ class Meter:
         last = self.writer.finish()
         if self.port is not None:
             self.port.stop()
-        if self.directory is not None:
+        if self.directory is not None and not self.is_guest:
             shutil.rmtree(self.directory, ignore_errors=True)
         return last
 
@@ -99,15 +112,21 @@ class _Parts:
             return None
 
 
-def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
-    """Build and start everything. ``environ`` is the engine's environment."""
+def build(settings: Settings, environ: Mapping[str, str], socket: Path | None = None) -> Meter:
+    """Build and start everything. ``environ`` is the engine's environment.
+
+    ``socket``: where engines that run already look for a meter; else there is a new one.
+    """
     parts = _Parts()
     inbox = Inbox()
     inbox.push(Clock(time.monotonic_ns(), time.time_ns()))
     configured = settings.engine.devices
 
     names = wanted(settings.power.devices, configured, environ)
-    power = parts.attempt("energy", lambda: start_power(settings.power, names, inbox.push))
+    gate = Gate(inbox.push)
+    if socket is None:
+        gate.open({})
+    power = parts.attempt("energy", lambda: start_power(settings.power, names, gate.push))
     sampler = power.sampler if power is not None else None
     devices = sampler.devices if sampler is not None else ()
 
@@ -121,9 +140,11 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
         visible = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
         return owned(found(), configured, visible, hello.pid)
 
-    directory = parts.attempt("the meter's folder", _make_directory)
+    directory = parts.attempt("the meter's folder", lambda: _make_directory(socket))
+    notes = Notes(directory) if directory is not None else None
+    note = notes.read() if notes is not None else None
     listener = parts.attempt(
-        "the engine's steps", lambda: _listen(directory, inbox.push, devices_of)
+        "the engine's steps", lambda: _listen(directory, socket, inbox.push, devices_of)
     )
     memory = _memory(settings.calibration, environ)
     restored = memory.restore(devices) if memory is not None else []
@@ -141,6 +162,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     core = Attributor(devices, (engine,), restored=restored)
     remember = partial(_remember, core, memory) if memory is not None else None
     writer = Writer(inbox, core, publisher, gauges.health, heard, record, remember=remember)
+    if notes is not None and listener is not None:
+        writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
     view = Readers(writer, gauges)
     port = parts.attempt(
         "the HTTP port", lambda: Port(create_app(view), settings.http.host, settings.http.port)
@@ -148,18 +171,33 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Meter:
     writer.start()
     if port is not None:
         port.start()
-    return Meter(directory, inbox, writer, sampler, listener, port, tuple(devices))
+    if socket is not None:
+        gate.open(missed(note, lambda: names_of(listener)))
+    guest = socket is not None
+    parts_of_it = (directory, inbox, writer, sampler, listener, port, tuple(devices))
+    return Meter(*parts_of_it, engine.devices, heard, guest)
 
 
-def _make_directory() -> Path:
-    return Path(tempfile.mkdtemp(prefix="joulemeter-"))
+def names_of(listener: Listener | None) -> list[str]:
+    """The lives of engines that are heard now."""
+    return [source.name for source in listener.sources] if listener is not None else []
 
 
-def _listen(directory: Path | None, push: Push, devices_of: DevicesOf) -> Listener:
+def _make_directory(socket: Path | None) -> Path:
+    """A new folder, or that of a socket. Raises ``OSError``."""
+    if socket is None:
+        return Path(tempfile.mkdtemp(prefix="joulemeter-"))
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return socket.parent
+
+
+def _listen(
+    directory: Path | None, socket: Path | None, push: Push, devices_of: DevicesOf
+) -> Listener:
     """A running listener. Raises ``ListenError``."""
     if directory is None:
         raise ListenError("no folder for the socket: set TMPDIR to one that can be written")
-    listener = Listener(directory / "meter.sock", push, devices_of)
+    listener = Listener(socket or directory / "meter.sock", push, devices_of)
     listener.start()
     return listener
 

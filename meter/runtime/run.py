@@ -6,20 +6,21 @@ and left out, down to running the command with no meter at all; the exit code is
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from meter.config import Settings
 from meter.export import SET_ASIDE
-from meter.runtime.child import FORWARDED, Child, CommandError
+from meter.runtime.child import Child, CommandError
 from meter.runtime.family import end_the_rest
-from meter.runtime.lines import first_line, last_line
+from meter.runtime.find import PLUGINS_VARIABLE, left_out
+from meter.runtime.lines import first_line, last_line, say
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
+from meter.runtime.signals import FORWARDED
+from meter.work import beside
 
 
 def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
@@ -36,7 +37,8 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
         say(first_line(meter))
         meter.engine_is("up")
     try:
-        code = Child.start(command, environ, mask).wait()
+        child = Child.start(command, environ, mask)
+        code = child.wait(_look(meter, child.pid))
         end_the_rest(FORWARDED)
     except CommandError as error:
         say(f"joulemeter: {error}")
@@ -44,12 +46,6 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
     if meter is not None:
         _guarded_close(meter)
     return code
-
-
-def say(line: str) -> None:
-    """One line for a person, on stderr: stdout is the engine's."""
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        print(line, file=sys.stderr, flush=True)
 
 
 def _guarded_build(settings: Settings, environ: Mapping[str, str]) -> Meter | None:
@@ -72,7 +68,25 @@ def _with_meter(environ: dict[str, str], meter: Meter) -> dict[str, str]:
         )
         return environ
     paths = [path for path in (ours.get("PYTHONPATH"), environ.get("PYTHONPATH")) if path]
+    if left_out(environ):  # else vLLM would load the plugins named there alone
+        ours[PLUGINS_VARIABLE] = f"{environ[PLUGINS_VARIABLE]},{beside.NAME}"
     return {**environ, **ours, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _look(meter: Meter | None, pid: int) -> Callable[[], None]:
+    """What is to be done now and then, without harm to the waiting for the engine."""
+    watch = meter.watch(pid) if meter is not None else None
+
+    def look() -> None:
+        nonlocal watch
+        try:
+            if watch is not None:
+                watch.look()
+        except Exception:
+            watch = None
+            structlog.get_logger("joulemeter").exception("watch", remedy="please report this")
+
+    return look
 
 
 def _guarded_close(meter: Meter) -> None:

@@ -4,6 +4,11 @@ Sources push into one bounded queue from any thread and never wait: what does no
 dropped (a dropped step shows as a gap in ``seq`` and becomes ``lost_steps``). Readers take the last
 published state, which nobody changes any more. Questions about receipts go through the same queue
 and are answered between two events, so that only this thread ever touches the core.
+
+After a stall of the whole process (stopped, swapped out, a host that froze) its threads wake in any
+order. A reading of now that came before the steps of the time asleep would close that time without
+them: a reading long after the one before it waits, and so do those after it, until the engines have
+been heard.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from meter.export.running import Shown
 from meter.export.state import Health, State
 from meter.model import (
     Event,
+    Fidelity,
     Reading,
     Receipt,
     RequestClosed,
@@ -38,6 +44,9 @@ from meter.model import (
 T = TypeVar("T")
 _FLUSH_EVERY_S = 2.0
 _REMEMBER_EVERY_S = 300.0
+#: Readings so far apart tell of a stall; within the other engines have said what they kept.
+_STALL_NS = 250_000_000
+_HOLD_S = 1.0
 
 
 class Core(Protocol):
@@ -144,6 +153,14 @@ class Writer:
         self._remember_every_s = remember_every_s
         self._remember_s = time.monotonic() + remember_every_s
         self._log = structlog.get_logger("joulemeter.writer")
+        self._held: list[Reading] = []
+        self._read_ns: dict[str, int] = {}
+        self._hold_s = 0.0
+        self._leave_note: Callable[[Snapshot], None] | None = None
+
+    def leave_notes(self, write: Callable[[Snapshot], None]) -> None:
+        """Have ``write`` called with every published snapshot, for the meter after this one."""
+        self._leave_note = write
 
     def start(self) -> None:
         self._thread.start()
@@ -188,9 +205,12 @@ class Writer:
     def _run(self) -> None:
         due_s = time.monotonic()
         while True:
-            item = self._inbox.take(max(0.0, due_s - time.monotonic()))
+            next_s = min(due_s, self._hold_s) if self._held else due_s
+            item = self._inbox.take(max(0.0, next_s - time.monotonic()))
             if isinstance(item, _Stop):
                 break
+            if self._held and time.monotonic() >= self._hold_s:
+                self._guard(self._release)
             if item is not None:
                 self._guard(partial(self._take, item))
             if time.monotonic() >= due_s:
@@ -198,6 +218,7 @@ class Writer:
                 # Not absolute: after a stall one state is enough.
                 due_s = time.monotonic() + self._publish_s
                 self._remember_now_and_then()
+        self._guard(self._release)
         self._guard(self._core.finish)
         self._guard(self._publish)
         self._stop_recording()
@@ -225,9 +246,29 @@ class Writer:
         if isinstance(item, _Question):
             self._answer(item)
             return
-        self._note(item)
-        self._write_down(item)
-        self._core.feed(item)
+        if isinstance(item, Reading) and self._is_held(item):
+            self._held.append(item)
+        else:
+            self._feed(item)
+
+    def _is_held(self, reading: Reading) -> bool:
+        last_ns = self._read_ns.get(reading.device, reading.t_ns)
+        self._read_ns[reading.device] = reading.t_ns
+        if not self._held and reading.t_ns - last_ns > _STALL_NS:
+            self._hold_s = time.monotonic() + _HOLD_S
+            return True
+        return bool(self._held)
+
+    def _feed(self, event: Event) -> None:
+        self._note(event)
+        self._write_down(event)
+        self._core.feed(event)
+
+    def _release(self) -> None:
+        """Feed the readings that were held back."""
+        held, self._held = self._held, []
+        for reading in held:
+            self._feed(reading)
 
     def _answer(self, question: _Question) -> None:
         if not question.future.set_running_or_notify_cancel():
@@ -270,8 +311,21 @@ class Writer:
 
     def _publish(self) -> None:
         snapshot = self._core.snapshot()
-        self._state = self._publisher.publish(snapshot, self._core.drain(), self._health())
+        final = [r for r in self._core.drain() if r.fidelity is not Fidelity.COUNTER]
+        self._state = self._publisher.publish(snapshot, final, self._health())
         self._flush_now_and_then()
+        self._write_note(snapshot)
+
+    def _write_note(self, snapshot: Snapshot) -> None:
+        if self._leave_note is None:
+            return
+        try:
+            self._leave_note(snapshot)
+        except OSError as error:
+            self._leave_note = None
+            self._log.warning(
+                "no_note", reason=str(error), lost="what a meter after this one calls missed"
+            )
 
     def _remember_now_and_then(self) -> None:
         """So that a killed meter forgets minutes, not months."""

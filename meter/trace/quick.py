@@ -134,9 +134,12 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
     latency_s: float | None = None
     late_s: float | None = None
     error: str | None = None
-    missed: str | None = None
+    missed: object = None
+    missed_j: object = None
 
     def event(self, by: Quick) -> Reading:
+        if self.missed is not None or self.missed_j is not None:
+            raise RefusedError  # one in a trace
         t_ns, energy_uj = by.ns(self.t), None
         if self.error is None:
             if self.energy_j is UNSET:
@@ -146,7 +149,7 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
                 raise RefusedError
         if t_ns < 0:
             raise RefusedError
-        more = (self.power_w, self.latency_s, self.late_s, self.error, self.missed)
+        more = (self.power_w, self.latency_s, self.late_s, self.error, None, None)
         reading = _OpenReading(self.device, t_ns, energy_uj, *more)
         reading.__class__ = Reading
         return reading

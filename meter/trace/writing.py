@@ -110,6 +110,7 @@ def _line(event: Event) -> dict[str, Any]:
                     late_s=event.late_s,
                     error=event.error,
                     missed=event.missed,
+                    missed_j=None if event.missed_uj is None else _joules(event.missed_uj),
                 ),
             }
         case Step():

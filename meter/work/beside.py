@@ -12,6 +12,8 @@ from pathlib import Path
 
 from meter import __version__
 
+#: Under which vLLM knows it, and VLLM_PLUGINS names it.
+NAME = "joulemeter"
 PACKAGE = "joulemeter_vllm"
 _METADATA = f"""Metadata-Version: 2.1
 Name: joulemeter
@@ -19,7 +21,7 @@ Version: {__version__}
 Summary: joulemeter's plugin for vLLM, put beside it
 """
 _ENTRY_POINTS = f"""[vllm.general_plugins]
-joulemeter = {PACKAGE}:register
+{NAME} = {PACKAGE}:register
 """
 
 

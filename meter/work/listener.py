@@ -91,6 +91,8 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(self._path.stat().st_mode):
                 raise ListenError(f"{self._path} exists and is no socket; choose another path")
+            if _is_listened_on(self._path):
+                raise ListenError(f"another meter listens on {self._path}: end that one first")
             self._path.unlink()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
@@ -144,6 +146,15 @@ class Listener:
             self._watched.add(source.name)
             return False
         return source.name in self._watched
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _lives(pid: int | None) -> bool:

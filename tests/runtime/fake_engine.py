@@ -1,7 +1,7 @@
 """A small engine for the tests of ``joulemeter run``: speaks the wire, moves the simulated card.
 
-Arguments: seconds to work, then the exit code. It decodes two requests at a time; card 0 draws
-100 W at rest and 300 W in a step.
+Arguments: seconds to work, the exit code, its model's name. It decodes two requests at a time; card
+0 draws 100 W at rest and 300 W in a step.
 """
 
 import os
@@ -14,10 +14,10 @@ from meter.work.vllm.sender import Sender
 STEP_NS = 20_000_000
 
 
-def main(seconds: float, code: int) -> int:
+def main(seconds: float, code: int, model: str = "tiny") -> int:
     card = Card.attach(os.environ["JOULEMETER_FAKE_NVML"])
     sender = Sender(os.environ["JOULEMETER_SOCKET"])
-    sender.hello({"engine": "0", "model": "tiny", "engine_version": "1", "pid": os.getpid()})
+    sender.hello({"engine": "0", "model": model, "engine_version": "1", "pid": os.getpid()})
     card.post(0, 100.0)
     end_ns = time.monotonic_ns() + int(seconds * 1e9)
     seq = request = 0
@@ -46,4 +46,4 @@ def main(seconds: float, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -7,11 +7,9 @@ import sys
 import time
 
 import httpx
-from test_run import ENGINE, UUID, card, closes, library, metered, poll, start
+from processes import ENGINE, UUID, closes, poll
 
 from meter.demo.card import Card, Fault
-
-__all__ = ["card", "library", "metered", "start"]  # fixtures
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 ENDED = 128 + signal.SIGTERM

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -11,7 +12,8 @@ import pytest
 # Runs a command as ``meter.runtime`` does, and says on stdout when it waits.
 SUPERVISOR = """
 import sys
-from meter.runtime.child import FORWARDED, Child, CommandError, block_signals
+from meter.runtime.child import Child, CommandError
+from meter.runtime.signals import FORWARDED, block_signals
 from meter.runtime.family import end_the_rest
 import os
 mask = block_signals()
@@ -227,3 +229,16 @@ def test_killed_it_leaves_the_command_serving():
     assert not is_alive(child.pid)
     process.stdout.close()
     process.stderr.close()
+
+
+def test_stopped_and_continued_it_sends_the_command_nothing():
+    """A stop longer than a turn of waiting once came out as a signal to forward."""
+    process = supervise(sys.executable, "-c", COUNTER)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM\n"
+    process.communicate(timeout=30)
+    assert process.returncode == 1

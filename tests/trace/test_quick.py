@@ -48,6 +48,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "latency_s": numbers,
     "late_s": numbers,
     "missed": names,
+    "missed_j": numbers,
     "error": names,
     "event": st.sampled_from(["open", "close", "x"]),
     "id": names,

@@ -79,6 +79,7 @@ def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
             power_w=st.none() | st.floats(0, 1e4),
             latency_s=st.none() | st.floats(0, 1),
             missed=st.none() | names,
+            missed_uj=st.none() | st.integers(0, 10**15),
         ),
         st.builds(Reading, device=st.just("GPU-0"), t_ns=at, energy_uj=st.none(), error=names),
         st.builds(

@@ -1,0 +1,126 @@
+"""Meters a server that runs already, and leaves it as it was.
+
+Where its engine has the plugin, the meter takes its place on the plugin's socket (``step``: another
+meter started the server and was killed, or somebody put the plugin beside it). Where it has not,
+the server's own counters are read (``counter``: totals by model, no receipts), and that is said.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import structlog
+
+from meter.config import Settings
+from meter.runtime.find import FindError, Server, find
+from meter.runtime.lines import first_line, last_line, say
+from meter.runtime.logs import configure_logs
+from meter.runtime.meter import Meter, build
+from meter.runtime.signals import FORWARDED, next_signal
+from meter.work.scrape import ScrapeError, Scraper
+
+_POLL_S = 0.5
+#: Engines that live join within a second; one that has not by now may not have the plugin.
+_JOINED_S = 3.0
+_AGAIN_S = 10.0
+
+
+def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
+    """Meter until the server ends or we are told to; returns the exit code.
+
+    ``target``: a pid or URL; ``socket``: where to listen for engines instead, or as well. The
+    signals of ``FORWARDED`` are blocked.
+    """
+    configure_logs(settings.log_level)
+    try:
+        server = find(target) if target is not None else Server(None, {}, socket=socket)
+    except FindError as error:
+        say(f"joulemeter: {error}")
+        return 2
+    meter = build(settings, server.environ, socket or server.socket)
+    say(first_line(meter))
+    attached = Attached(server, meter)
+    try:
+        attached.stay()
+    finally:
+        attached.leave()
+    return 0
+
+
+class Attached:
+    """A meter beside a server. All methods belong to the main thread."""
+
+    def __init__(self, server: Server, meter: Meter) -> None:
+        self._server = server
+        self._meter = meter
+        self._process = _process(server.pid)
+        self._scraper: Scraper | None = None
+        self._scrape_s = time.monotonic() + (_JOINED_S if meter.listener is not None else 0.0)
+        self._watch = meter.watch(server.pid)
+        self._plugged: bool | None = None
+        self._said: set[str] = set()
+
+    def stay(self) -> None:
+        """Until the server has ended or a signal comes."""
+        while self._lives():
+            self._look()
+            if next_signal(FORWARDED, _POLL_S) is not None:
+                return
+
+    def leave(self) -> None:
+        """Stop metering; what the meter put beside the server stays as long as that lives."""
+        if self._scraper is not None:
+            self._scraper.stop()
+        say(last_line(self._meter.close()))
+        directory = self._meter.directory
+        if directory is not None and not self._lives() and directory.name.startswith("joulemeter-"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _lives(self) -> bool:
+        return self._process is None or self._process.is_running()
+
+    def _look(self) -> None:
+        """Steps where an engine tells them; else counters."""
+        listener = self._meter.listener
+        plugged = listener is not None and bool(listener.sources)
+        if plugged and self._scraper is not None:
+            self._scraper.stop()
+            self._scraper = None
+        if plugged and not self._plugged:
+            say("joulemeter: the engine's plugin tells its steps; requests have receipts")
+        self._plugged = plugged
+        if not plugged and self._scraper is None and time.monotonic() >= self._scrape_s:
+            self._scrape_s = time.monotonic() + _AGAIN_S
+            self._scrape()
+        self._watch.look()
+
+    def _scrape(self) -> None:
+        reasons = []
+        for url in self._server.urls():
+            scraper = Scraper(url, self._meter.inbox.push, self._meter.owned)
+            try:
+                scraper.start()
+            except ScrapeError as error:
+                reasons.append(str(error))
+                continue
+            self._scraper = scraper
+            why = self._server.unplugged or "its plugin has not spoken"
+            say(
+                f"joulemeter: counters alone ({url}/metrics): totals by model, no receipts; {why}. "
+                "For receipts start it by: joulemeter run -- CMD…"
+            )
+            return
+        reason = "; ".join(reasons) or "no address of it is known"
+        if reason not in self._said:
+            self._said.add(reason)
+            structlog.get_logger("joulemeter").warning("no_counters", reason=reason)
+
+
+def _process(pid: int | None) -> psutil.Process | None:
+    try:
+        return None if pid is None else psutil.Process(pid)
+    except psutil.Error:
+        return None
