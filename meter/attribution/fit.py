@@ -35,6 +35,7 @@ _NOISE_ROUNDS = 3
 _NOISE_USUAL = 0.03
 #: Intervals that are looked at together for what drifts.
 _DRIFT_OF = 16
+_ALONE = 0.5
 _OUTLIER = 3.5
 _PLAIN = 3.0
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
@@ -215,7 +216,8 @@ def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
             break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
     covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
-    busy = (rows.run_share > 1e-3) & (trust > 0)
+    # A step that lasts for many intervals is noise in all of them.
+    busy = (rows.run_share > 1e-3) & (rows.run_share < _ALONE) & (trust > 0)
     drift = _drift(residual[busy], _variance(rows, noise, _FLOOR)[busy])
     return _Solution(theta, covariance, noise, misfit, drift, loss, trust)
 
@@ -285,7 +287,8 @@ def _drift(residual: Array, variance: Array) -> float:
         return 0.0
     means = residual[: count * _DRIFT_OF].reshape(count, _DRIFT_OF).mean(axis=1)
     noise2 = variance[: count * _DRIFT_OF].sum() / count / _DRIFT_OF**2
-    return float(max(0.0, means.var() - 2.0 * noise2) ** 0.5)
+    spread = 1.4826 * median(np.abs(means - median(means)))
+    return float(max(0.0, spread**2 - 2.0 * noise2) ** 0.5)
 
 
 def _correlation(standard: Array, trust: Array) -> float:
