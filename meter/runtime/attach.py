@@ -40,7 +40,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     except FindError as error:
         say(f"joulemeter: {error}")
         return 2
-    meter = build(settings, server.environ, socket or server.socket)
+    meter = build(settings, server.environ, socket or server.socket, server.pid)
     say(first_line(meter))
     attached = Attached(server, meter)
     try:

@@ -112,10 +112,16 @@ class _Parts:
             return None
 
 
-def build(settings: Settings, environ: Mapping[str, str], socket: Path | None = None) -> Meter:
+def build(
+    settings: Settings,
+    environ: Mapping[str, str],
+    socket: Path | None = None,
+    server: int | None = None,
+) -> Meter:
     """Build and start everything. ``environ`` is the engine's environment.
 
     ``socket``: where engines that run already look for a meter; else there is a new one.
+    ``server``: the pid of a server that is not our child, whose CPU time is claimed.
     """
     parts = _Parts()
     inbox = Inbox()
@@ -126,7 +132,7 @@ def build(settings: Settings, environ: Mapping[str, str], socket: Path | None = 
     gate = Gate(inbox.push)
     if socket is None:
         gate.open({})
-    power = parts.attempt("energy", lambda: start_power(settings.power, names, gate.push))
+    power = parts.attempt("energy", lambda: start_power(settings.power, names, gate.push, server))
     sampler = power.sampler if power is not None else None
     devices = sampler.devices if sampler is not None else ()
 

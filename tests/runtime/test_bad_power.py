@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 
@@ -87,3 +88,23 @@ def test_nothing_of_a_simulated_card_is_left(metered, card, tmp_path):
     run.started()
     run.end()
     assert [path.name for path in tmp_path.glob("*.lock")] == [f"{UUID}-card.lock"]
+
+
+BURN = "while True: pass"
+
+
+def test_an_attached_server_on_the_cpu_has_its_share(start, tmp_path, request):
+    """Which the meter has not started: what its processes use is claimed all the same."""
+    config = tmp_path / "meter.yaml"
+    # No idle power: what is claimed is the work's.
+    config.write_text("power: {source: cpu, cpu_idle_w: 0, powercap: /none}")
+    server = subprocess.Popen([sys.executable, "-c", BURN])
+    request.addfinalizer(server.kill)
+    words = ("--port", 0, "--config", config, server.pid)
+    run = start(*words, environ={"XDG_STATE_HOME": str(tmp_path)}, command="attach")
+    url = run.started()
+    claimed = 'joulemeter_host_cpu_energy_joules_total{quality="estimated",share="claimed"}'
+    until(lambda: (metric(url, claimed) or 0) > 1, "its share")
+    server.kill()
+    server.wait(30)
+    assert run.end()[0] == 0
