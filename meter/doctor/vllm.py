@@ -15,10 +15,11 @@ from pathlib import Path
 
 from meter.doctor.finding import Finding, Level
 from meter.doctor.machine import Machine
+from meter.runtime.find import PLUGINS_VARIABLE, left_out
+from meter.work.beside import NAME
 
 #: The versions whose sources the plugin was written against (``meter.work.vllm.adapter``).
 OLDEST, NEWEST = (0, 20), (0, 33)
-PLUGIN = "joulemeter"
 _ASK_WITHIN_S = 60.0
 _QUESTION = """
 import importlib.metadata as metadata, json
@@ -93,7 +94,7 @@ def _ask(python: str, machine: Machine) -> Installed | None:
         return None
     if answer["version"] is None:
         return None
-    return Installed(answer["version"], PLUGIN in answer["plugins"])
+    return Installed(answer["version"], NAME in answer["plugins"])
 
 
 def _version(installed: Installed) -> Finding:
@@ -111,12 +112,11 @@ def _version(installed: Installed) -> Finding:
 
 
 def _plugin(machine: Machine, installed: Installed) -> Finding:
-    allowed = machine.environ.get("VLLM_PLUGINS")
-    if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
-        names = ",".join(filter(None, [*(n.strip() for n in allowed.split(",")), PLUGIN]))
-        text = "VLLM_PLUGINS is set without joulemeter: vLLM will not load the plugin"
-        return Finding("plugin", Level.NO, text, f"set VLLM_PLUGINS={names}, or unset it")
+    if left_out(machine.environ) is not None:
+        names = ",".join(filter(None, [machine.environ[PLUGINS_VARIABLE], NAME]))
+        text = f"{PLUGINS_VARIABLE} is set without {NAME}: vLLM will not load the plugin"
+        return Finding("plugin", Level.NO, text, f"set {PLUGINS_VARIABLE}={names}, or unset it")
     if installed.has_plugin:
         return Finding("plugin", Level.GOOD, "installed beside vLLM")
-    text = "not installed beside vLLM: `joulemeter run` puts it there for its own server"
+    text = "not installed beside vLLM: `joulemeter run` puts it there, or `joulemeter plugin`"
     return Finding("plugin", Level.GOOD, text)
