@@ -117,7 +117,8 @@ class _Misfit:
         """Measure residuals in units of what they are under ``window``."""
         relative = np.sqrt(self._seen.run_share + 1e-4)
         residual, self._trust = self._residual(window)
-        residual = np.abs(residual) / relative
+        busy = self._seen.run_share > 1e-3
+        residual = (np.abs(residual) / relative)[busy if busy.any() else ...]
         scale = max(1e-6, 1.4826 * median(residual))
         self._sigma = scale * relative
         self._known.clear()

@@ -24,3 +24,10 @@ def test_doubts_cover_the_errors() -> None:
     rows = [run(name) for name in MODERATE]
     parts = targets.coverage([row.whole for row in rows], [row.online for row in rows])
     assert not [target for target in parts if not target.met]
+
+
+def test_a_card_that_is_mostly_idle_is_understood_too() -> None:
+    """A request now and then, as when somebody tries the meter: the counter's lag is found."""
+    row = run("idle")
+    assert row.whole.requests.mean < 0.01
+    assert row.online.requests.mean < 0.01
