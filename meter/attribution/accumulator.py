@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,15 @@ from meter.attribution.stretches import COLUMNS, ENERGY, MIX, SQUARES, Stretch, 
 
 #: Passes after which ``k0`` moves; also the largest block that ``settle`` takes.
 REBASE_EVERY = 1 << 16
+
+
+class _Changed(NamedTuple):
+    """What changes in a block: segments that begin, stretches that are over, direct work, ends."""
+
+    opened: list[Segment]
+    over: list[Stretch]
+    direct: list[tuple[Bill, Direct]]
+    ended: list[str]
 
 
 class Accumulator:
@@ -70,37 +80,39 @@ class Accumulator:
         if self._k - self._k0 >= REBASE_EVERY:
             self._rebase()
         sums, doubts = self._running(block), np.vstack((self._doubts, block.doubts))
-        first, last = self._k, self._k + count
-        opened: list[Segment] = []
-        stretches: list[Stretch] = []
-        direct: list[tuple[Bill, Direct]] = []
-        ended: list[str] = []
-        while changes and changes[0].k <= last:
+        first, found = self._k, self._changed(changes, sums)
+        self._count_open(found.opened, 1)
+        self._count_open([stretch.segment for stretch in found.over], -1)
+        self._billed_j += charge(found.direct, block, first)
+        self._billed_j += fold(found.over, sums, doubts, first, self._k0)
+        self._sums, self._doubts, self._k = sums[count].copy(), doubts[count].copy(), first + count
+        return found.ended
+
+    def _changed(self, changes: deque[Change], sums: Array) -> _Changed:
+        """Take the changes before and in the passes of ``sums``, as ``_running`` gives them."""
+        found = _Changed([], [], [], [])
+        first, count = self._k, len(sums) - 1
+        while changes and changes[0].k <= first + count:
             change = changes[0]
             place = change.k - first
             if place == count and not isinstance(change, (Ended, Dispersed)):
                 break
             changes.popleft()
             if isinstance(change, Direct):
-                direct.append((self._bill(change.work.request), change))
+                found.direct.append((self._bill(change.work.request), change))
                 continue
             for request in change.requests if isinstance(change, Dispersed) else (change.request,):
                 bill = self.bills.get(request)
                 if bill is not None and bill.segment is not None:
-                    stretches.append(Stretch(bill, bill.segment, place))
+                    found.over.append(Stretch(bill, bill.segment, place))
                     bill.segment = None
             if isinstance(change, Joins):
                 segment = Segment(change.k, change.context, sums[place].copy())
                 self._bill(change.request).segment = segment
-                opened.append(segment)
+                found.opened.append(segment)
             elif isinstance(change, Ended):
-                ended.append(change.request)
-        self._count_open(opened, 1)
-        self._count_open([stretch.segment for stretch in stretches], -1)
-        self._billed_j += charge(direct, block, first)
-        self._billed_j += fold(stretches, sums, doubts, first, self._k0)
-        self._sums, self._doubts, self._k = sums[count].copy(), doubts[count].copy(), last
-        return ended
+                found.ended.append(change.request)
+        return found
 
     def take(self, request: str) -> Bill | None:
         """The bill of a request that has ended, out of the books of open ones."""
