@@ -23,17 +23,18 @@ class Segment(NamedTuple):
     sums: Array
 
 
-class _Part(NamedTuple):
+@dataclass(slots=True)
+class _Part:
     """What an interval shows of one request's direct work: its joules ``X``; ``Y``, the same
     weighted by the passes' shares in the interval; ``later_j``: what decoding takes there after
     it; and the interval's facts (``resolution``)."""
 
-    shown_j: float
-    weighted_j: float
-    later_j: float
     squares: float
     shared: float
     edge2: float
+    shown_j: float = 0.0
+    weighted_j: float = 0.0
+    later_j: float = 0.0
 
     def given_back_j2(self, decode_j: float) -> float:
         """``X·X'·(s + s' − Q/E²)``: how far the errors of decoding in the interval undo this one's.
@@ -74,14 +75,12 @@ class Own:
         for offset, part in enumerate(parts):
             if part:
                 number = first + offset
-                known = self._parts.get(number)
-                if known is None:
-                    known = _Part(0.0, 0.0, 0.0, *facts[offset])
-                self._parts[number] = known._replace(
-                    shown_j=known.shown_j + energy_j * part,
-                    weighted_j=known.weighted_j + energy_j * shares[offset],
-                    later_j=later_j[offset],
-                )
+                shown = self._parts.get(number)
+                if shown is None:
+                    shown = self._parts[number] = _Part(*facts[offset])
+                shown.shown_j += energy_j * part
+                shown.weighted_j += energy_j * shares[offset]
+                shown.later_j = later_j[offset]
         if len(self._parts) > _PARTS_MAX:
             self._settle_oldest()
 
