@@ -15,6 +15,7 @@ import psutil
 import structlog
 
 from meter.config import Settings
+from meter.runtime.collector import collect_rarely
 from meter.runtime.find import FindError, Server, find
 from meter.runtime.lines import first_line, last_line, say
 from meter.runtime.logs import configure_logs
@@ -35,6 +36,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     signals of ``FORWARDED`` are blocked.
     """
     configure_logs(settings.log_level)
+    collect_rarely()
     try:
         server = find(target) if target is not None else Server(None, {}, socket=socket)
     except FindError as error:

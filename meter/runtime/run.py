@@ -14,6 +14,7 @@ import structlog
 from meter.config import Settings
 from meter.export import SET_ASIDE
 from meter.runtime.child import Child, CommandError
+from meter.runtime.collector import collect_rarely
 from meter.runtime.family import end_the_rest
 from meter.runtime.find import PLUGINS_VARIABLE, left_out
 from meter.runtime.lines import first_line, last_line, say
@@ -30,6 +31,7 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
     have been called before this module was imported, for numpy starts threads.
     """
     configure_logs(settings.log_level)
+    collect_rarely()
     environ = {**os.environ, **SET_ASIDE}
     meter = _guarded_build(settings, environ)
     if meter is not None:

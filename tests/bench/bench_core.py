@@ -2,7 +2,7 @@
 
 Events are made outside the timed part. What counts is the process's own CPU time (all threads) in
 ``feed``, and in ``snapshot`` and ``drain`` four times a simulated second, as the meter's writer
-calls them.
+calls them; Python's collector runs as rarely as in the meter.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench_figure import Figure
 from bench_load import Fleet, Load
 
 from meter.attribution import Attributor
+from meter.runtime.collector import collect_rarely
 
 BLOCK_S = 0.25
 ENGINES = 8
@@ -44,6 +45,7 @@ class Metered:
     receipts: int = 0
 
     def __post_init__(self) -> None:
+        collect_rarely()
         self.core = self.fleet.core()
 
     def block(self, profile: cProfile.Profile | None = None) -> None:
