@@ -140,7 +140,8 @@ class Reading:
     ``latency_s`` is how long the call took, ``late_s`` how long after its deadline it began.
     A counter's first reading may say with ``missed_uj`` what moved before it, since somebody
     watched last, and with ``missed`` why nobody did (``meter_down``: that meter was killed): it is
-    unattributed, for that reason.
+    unattributed, for that reason. A later reading with ``missed`` and no ``missed_uj`` says it of
+    what moved since the one before (``counter_silent``: its steps could not wait so long).
     """
 
     device: str

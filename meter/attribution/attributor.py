@@ -228,17 +228,26 @@ class Attributor:
         if work is None:
             quality = Quality.ESTIMATED
             work = self._add_device(Device(reading.device, reading.device, quality))
-        if reading.missed is not None and reading.missed_uj and work.counter.last is None:
-            self._miss(work, reading.missed, reading.missed_uj)
+        if reading.missed is not None:
+            self._miss(work, reading, reading.missed)
         work.waiting.extend(work.counter.add(reading))
         shift_s = work.counter.take_shift_s()
         if shift_s:
             work.calibration.shift(shift_s)
         self._advance(reading.t_ns)
 
-    def _miss(self, work: _DeviceWork, reason: str, missed_uj: int) -> None:
-        """Nobody watched before the first reading: what moved is nobody's."""
-        work.counter.begin_after(missed_uj)
+    def _miss(self, work: _DeviceWork, reading: Reading, reason: str) -> None:
+        """Nobody watched before this reading: what moved is nobody's."""
+        missed_uj = reading.missed_uj or 0
+        if work.counter.last is None:
+            work.counter.begin_after(missed_uj)
+        elif reading.missed_uj is None:
+            work.waiting.extend(work.counter.flush())
+            missed_uj = work.counter.skip(reading)
+        else:
+            return  # the counter itself has told what moved
+        if not missed_uj:
+            return
         work.settled_uj += missed_uj
         self._books.unattribute(reason, work.counter.device.quality, missed_uj / 1e6)
 

@@ -141,6 +141,23 @@ class Counter:
         """So much moved before the first reading, while nobody watched: no interval covers it."""
         self.moved_uj += missed_uj
 
+    def skip(self, reading: Reading) -> int:
+        """Take a reading after a time that nobody watched; what the counter moved meanwhile, in
+        microjoules: no interval covers it. To be called when nothing is held, as ``flush`` leaves
+        it."""
+        before, moved_uj = self.last, 0
+        if reading.energy_uj is None or (before is not None and reading.t_ns <= before.t_ns):
+            return 0
+        if before is not None:
+            moved_uj = reading.energy_uj - self._last_uj
+            if moved_uj < 0 or self._impossible(moved_uj, reading.t_ns):
+                self.resets += moved_uj < 0
+                self.jumps += moved_uj > 0
+                moved_uj = 0
+        self.moved_uj += moved_uj
+        self._begin(reading)
+        return moved_uj
+
     def flush(self) -> list[Interval]:
         """The intervals of all changes that are still held back."""
         if self._unclear is not None:
