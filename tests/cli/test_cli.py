@@ -173,6 +173,7 @@ FACTS = {
     "covariance": [[float(i == j) for i in range(7)] for j in range(7)],
     "noise": 0.03,
     "misfit": 0.002,
+    "drift": 0.0,
     "intervals": 500,
     "converged": False,
     "window": {"delay_s": 0.0, "width_s": 0.0, "doubt_s": None},
