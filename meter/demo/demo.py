@@ -49,16 +49,25 @@ _RECEIPTS_KEPT = 20_000
 _TRACE_BYTES = 24_000_000
 
 
-def main(seconds: float | None = None, vllm: bool = False, port: int | None = None) -> int:
+def main(
+    seconds: float | None = None,
+    vllm: bool = False,
+    port: int | None = None,
+    record: Path | None = None,
+) -> int:
     """Run the demo for ``seconds`` of traffic, or until Ctrl-C; returns the exit code.
 
     ``vllm``: the real vLLM on the CPU. ``port``: the page's (default: 9401, or a free one).
+    ``record``: where its trace is kept.
     """
     console = Console()
+    if record is not None and not record.parent.is_dir():
+        print(f"joulemeter: no trace can be kept in {record.parent}: no folder", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="joulemeter-demo-") as name, _Stopping() as stopping:
         try:
             stage = choose(Path(name), vllm)
-            Demo(stage, Path(name), console, stopping).run(seconds, port)
+            Demo(stage, Path(name), console, stopping, record).run(seconds, port)
         except (StageError, EndedError) as error:
             print(f"joulemeter: {error}", file=sys.stderr)
             return 1
@@ -108,12 +117,18 @@ class Demo:
     """One run of a stage, from its start to its closing line."""
 
     def __init__(
-        self, stage: Stage, folder: Path, console: Console, stopping: threading.Event
+        self,
+        stage: Stage,
+        folder: Path,
+        console: Console,
+        stopping: threading.Event,
+        record: Path | None = None,
     ) -> None:
         self._stage = stage
         self._folder = folder
         self._console = console
         self._stopping = stopping
+        self._record = record
         self._start_s = time.monotonic()
         self._power_w: deque[float] = deque(maxlen=90)
         self._receipts: dict[str, dict[str, Any]] = {}
@@ -131,7 +146,7 @@ class Demo:
         page = free_port(PAGE_PORT) if port is None else port
         self._console.print(f"joulemeter demo: {self._stage.title}", highlight=False)
         self._console.print(f"page and metrics: http://127.0.0.1:{page}", highlight=False)
-        metered = Metered.start(self._stage, self._folder, page)
+        metered = Metered.start(self._stage, self._folder, page, self._record)
         try:
             with Live(console=self._console, auto_refresh=False, transient=False) as live:
                 self._play(metered, live, seconds)

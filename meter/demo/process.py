@@ -64,9 +64,10 @@ class Metered:
     log: Path
 
     @classmethod
-    def start(cls, stage: Stage, folder: Path, port: int) -> Metered:
+    def start(cls, stage: Stage, folder: Path, port: int, trace: Path | None = None) -> Metered:
         """In a session of its own: Ctrl-C is for the demo, which then ends it in order."""
-        config, trace, log = folder / "demo.yaml", folder / "trace.jsonl.gz", folder / "log.txt"
+        config, log = folder / "demo.yaml", folder / "log.txt"
+        trace = trace or folder / "trace.jsonl.gz"
         prices = PRICES.format(hardware_price_per_hour=stage.hardware_price_per_hour)
         config.write_text(prices, encoding="utf-8")
         run = (sys.executable, "-m", "meter.cli", "run", "--config", str(config))

@@ -131,7 +131,7 @@ def tenant_families(state: State) -> Iterator[Metric]:
     )
     yield counter(
         "joulemeter_tenant_tokens",
-        "Tokens of the requests of a tenant.",
+        "Tokens of the requests of a tenant: input (whole prompts, cached or not), output.",
         ("tenant", "model_name", "token_type"),
         (
             ((state.tenant_label(tenant), state.model_label(model), token_type), float(count))

@@ -191,8 +191,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
         return problem(
             status,
             f"no such page: {request.url.path}",
-            remedy="There are /metrics, /v1/summary, /v1/live, /v1/receipts/{id}, /livez, /readyz "
-            "and /.",
+            remedy="There are /metrics, /v1/summary, /v1/live, /v1/receipts, /v1/receipts/{id}, "
+            "/livez, /readyz and /.",
         )
     return problem(status, str(detail))
 

@@ -13,7 +13,10 @@ ACCOUNTS = REQUESTS + OTHERS
 
 
 class Line(NamedTuple):
-    """One model or tenant: what its requests took. Tokens: computed, cached, given out."""
+    """One model or tenant: what its requests took. Tokens: computed, cached, given out.
+
+    A tenant's input is its whole prompts, with what was cached of them.
+    """
 
     name: str
     requests: int | None

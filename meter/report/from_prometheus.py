@@ -95,6 +95,8 @@ class _Server:
     """Asks a Prometheus about one window."""
 
     def __init__(self, url: str, window: Window) -> None:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise PrometheusError(f"{url!r} is no address: give one as http://HOST:9090")
         self._url = url.rstrip("/")
         self.window = window
 

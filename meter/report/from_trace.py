@@ -108,7 +108,7 @@ def from_trace(path: Path, tariff: Tariff) -> Report:
         cost_components=_components(state),
         others_cost=_others_cost(state),
         prices=prices(tariff),
-        models=_models(state),
+        models=_models(state, asks),
         tenants=_tenants(asks),
         timeline=_timeline(watcher.points, watcher.start_ns, watcher.end_ns),
         meters=tuple(_meter(device) for device in snapshot.devices),
@@ -170,8 +170,8 @@ def _summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
     return sums
 
 
-def _models(state: State) -> tuple[Line, ...]:
-    """By what their requests took, the most first."""
+def _models(state: State, asks: Sequence[Ask]) -> tuple[Line, ...]:
+    """By what their requests took, the most first. Requests are receipts here, as by tenant."""
     snapshot, cost = state.snapshot, _models_cost(state)
     names = {key.model for key in snapshot.accounts if key.account.value in REQUESTS}
     lines = []
@@ -187,7 +187,7 @@ def _models(state: State) -> tuple[Line, ...]:
             for key, j in snapshot.accounts.items()
             if key.model == name and key.account.value in REQUESTS
         )
-        requests = sum(n for (_, model, _), n in snapshot.requests.items() if model == name)
+        requests = sum((ask.model or "") == name for ask in asks)
         counts = (tokens["input"], tokens["input_cached"], tokens["output"])
         lines.append(Line(name, requests, *counts, energy_j, cost.get(name)))
     return tuple(sorted(lines, key=lambda line: -line.energy_j))

@@ -23,6 +23,7 @@ _REASONS = {
     "lost_steps": "steps that were not heard of",
     "foreign_load": "a stranger on the device",
     "dummy_steps": "steps of ranks without work",
+    "counter_silent": "time in which the counter was not read",
 }
 _MEANINGS = {
     "static_w": "drawn with a model loaded, doing nothing",
@@ -79,21 +80,21 @@ def _meters(meters: Sequence[Meter]) -> str:
     known = [meter for meter in meters if meter.coefficients]
     if not known:
         return devices
-    rows = [
-        row(
-            (
-                _MEANINGS.get(name, name),
-                name,
-                quantity(value, _unit(name)),
-                "–" if sd is None else f"± {quantity(sd, _unit(name), 2)}",
-            )
-        )
-        for name, value, sd in known[0].coefficients
-    ]
+    rows = [_coefficient(name, value, sd) for name, value, sd in known[0].coefficients]
     of = known[0].name + (f", the first of {len(known)} devices" if len(known) > 1 else "")
     made = table(("what", "coefficient", "value", "1 σ"), rows)
     title = f"What work costs on {escape(of)}, as learned from its counter"
     return f'{devices}<div class="keep"><h3>{title}</h3>{made}</div>'
+
+
+def _coefficient(name: str, value: float, sd: float | None) -> str:
+    """What is no larger than its doubt is the guess that learning began with."""
+    if sd is not None and sd >= abs(value):
+        figures = ("not learned", "–")
+    else:
+        doubt = "–" if sd is None else f"± {quantity(sd, _unit(name), 2)}"
+        figures = (quantity(value, _unit(name)), doubt)
+    return row((_MEANINGS.get(name, name), name, *figures))
 
 
 def _unit(coefficient: str) -> str:

@@ -11,34 +11,35 @@ from meter.report.figures import OTHERS, Ask, Line, Report
 from meter.report.table import row, table
 
 _SHOWN = 12
-_HEADS = ("requests", "input", "cached", "output", "energy", "share", "per output token", "cost")
+_TAKEN = ("output", "energy", "share", "per output token", "cost")
+_MODEL_HEADS = ("model", "requests", "input", "cached", *_TAKEN)
+_TENANT_HEADS = ("tenant", "requests", "prompt", *_TAKEN)
 
 
 def by_model(report: Report) -> str:
     """Models, then what no request pays, then the whole."""
     if not report.models:
         return ""
-    rows = [_line(line, "model", report) for line in report.models]
-    return (
-        f"<h2>By model</h2>{table(('model', *_HEADS), [*rows, *_beside(report), _whole(report)])}"
-    )
+    rows = [_line(line, "model", (line.cached_tokens,), report) for line in report.models]
+    made = table(_MODEL_HEADS, [*rows, *_beside(report), _whole(report)])
+    return f"<h2>By model</h2>{made}"
 
 
 def by_tenant(report: Report) -> str:
     if not report.tenants:
         return ""
-    rows = [_line(line, "tenant", report) for line in report.tenants]
-    return f"<h2>By tenant</h2>{table(('tenant', *_HEADS), rows)}"
+    rows = [_line(line, "tenant", (), report) for line in report.tenants]
+    return f"<h2>By tenant</h2>{table(_TENANT_HEADS, rows)}"
 
 
-def _line(line: Line, kind: str, report: Report) -> str:
+def _line(line: Line, kind: str, cached: tuple[int | None, ...], report: Report) -> str:
     per_token_j = line.energy_j / line.output_tokens if line.output_tokens else None
     return row(
         (
             line.name or f"no {kind} named",
             count(line.requests),
             count(line.input_tokens),
-            count(line.cached_tokens),
+            *map(count, cached),
             count(line.output_tokens),
             energy(line.energy_j),
             percent(line.energy_j, report.measured_j),

@@ -109,7 +109,9 @@ def _matches(row: Row, match: str) -> bool:
 
 
 def _counts(running: Mapping[str, Any], found: int, width: int) -> Text:
-    text = Text.assemble((f" {count(running['total'])} running", "bold"))
+    # Some only settle: the figures above, of now, say how many run.
+    total = running["total"]
+    text = Text.assemble((f" {count(total)} request{'s' * (total != 1)}", "bold"))
     for stage, number in running["counts"].items():
         text.append("  ■ ", style=COLOURS[stage])
         text.append(f"{count(number)} {stage}", style="dim")

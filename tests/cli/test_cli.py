@@ -78,6 +78,17 @@ def test_help_works_everywhere(call, name):
     assert "Usage" in result.output
 
 
+@pytest.mark.parametrize("name", ["run", "record"])
+def test_help_names_the_settings_defaults(call, monkeypatch, name):
+    """Those that a file or a variable may change."""
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = call(name, "--help").output
+    settings = Settings()
+    for value in (settings.http.port, settings.http.host, settings.power.source):
+        assert f"[default: ({value})]" in shown
+    assert f"[default: ({settings.log_level})]" in shown
+
+
 def test_the_version_is_the_packages(call):
     """As text and as JSON."""
     assert call("version").output.strip() == __version__
@@ -140,6 +151,15 @@ def test_replay_writes_receipts_and_summary(call, trace, tmp_path):
     assert json.loads(call("replay", str(trace), "--json").output) == figures
 
 
+@pytest.mark.parametrize("option", ["--receipts", "--summary"])
+def test_what_replay_cannot_write_is_named(call, trace, tmp_path, option):
+    """Exit code 2 and one line, no traceback."""
+    out = tmp_path / "nowhere" / "out"
+    result = call("replay", str(trace), option, str(out))
+    assert result.exit_code == 2
+    assert result.stderr == f"joulemeter: cannot write {out}: No such file or directory\n"
+
+
 @pytest.mark.parametrize("policy", ["tokens", "time", "inflight"])
 def test_replay_compares_policies(call, trace, policy):
     """The other rules run too."""
@@ -148,10 +168,13 @@ def test_replay_compares_policies(call, trace, policy):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("--policy", "luck"), "--policy"), (("--calibration", "never"), "--calibration")],
+    [
+        (("--policy", "luck"), "--policy: one of shapley, tokens, time, inflight, not 'luck'"),
+        (("--calibration", "never"), "--calibration: one of whole, online, not 'never'"),
+    ],
 )
 def test_an_unknown_choice_is_refused_by_name(call, trace, words, message):
-    """Exit code 2."""
+    """Exit code 2, and what there is to choose from."""
     result = call("replay", str(trace), *words)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -73,6 +73,16 @@ def test_without_vllm_the_command_fails_with_the_remedy(
     assert "setup.sh" in capsys.readouterr().err
 
 
+def test_a_trace_that_cannot_be_kept_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, one line on stderr."""
+    assert main(seconds=1.0, record=tmp_path / "nowhere" / "trace.jsonl") == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "nowhere" in said.err
+
+
 def test_the_first_interrupt_ends_in_order_and_the_second_at_once() -> None:
     """Afterwards signals mean what they meant before."""
     before = signal.getsignal(signal.SIGINT)

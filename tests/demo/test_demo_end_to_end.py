@@ -17,6 +17,7 @@ from meter.demo.closing import Comparison, add_up
 from meter.demo.demo import Demo
 from meter.demo.process import free_port
 from meter.demo.stage import simulated
+from meter.replay import CalibrationMode, Policy, replay
 from meter.top.feed import FeedError, Query, listen
 
 
@@ -26,13 +27,15 @@ class Played:
     comparison: Comparison
     output: str
     messages: list[dict[str, Any]]
+    record: Path
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     folder: Path = tmp_path_factory.mktemp("demo")
     console = Console(file=io.StringIO(), width=120)
-    demo = Demo(simulated(folder, free_port()), folder, console, threading.Event())
+    record = folder / "kept.jsonl.zst"
+    demo = Demo(simulated(folder, free_port()), folder, console, threading.Event(), record)
     messages: list[dict[str, Any]] = []
     port = free_port()
     watcher = threading.Thread(target=_watch, args=(f"http://127.0.0.1:{port}", messages))
@@ -41,7 +44,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     watcher.join(10.0)
     assert comparison is not None
     assert isinstance(console.file, io.StringIO)
-    yield Played(demo, comparison, console.file.getvalue(), messages)
+    yield Played(demo, comparison, console.file.getvalue(), messages, record)
 
 
 def _watch(url: str, messages: list[dict[str, Any]]) -> None:
@@ -65,6 +68,14 @@ def test_every_joule_is_in_an_account(played: Played) -> None:
     assert total.accounts_j["startup"] > 0.0
     assert total.accounts_j["unattributed"] <= 0.002 * total.measured_j
     assert played.demo.summary["quality"] == "simulated"
+
+
+def test_its_trace_can_be_kept(played: Played) -> None:
+    """And replays to the live receipts."""
+    replayed = replay(played.record, Policy.SHAPLEY, CalibrationMode.ONLINE)
+    again = {receipt.id: receipt.energy_j for receipt in replayed.receipts}
+    live = {id: receipt["energy_j"] for id, receipt in played.demo.receipts.items()}
+    assert {id: again[id] for id in live} == pytest.approx(live)
 
 
 def test_receipts_say_what_usage_said(played: Played) -> None:

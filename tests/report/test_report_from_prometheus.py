@@ -66,6 +66,13 @@ def test_nobody_there_is_an_error():
         make.from_prometheus("http://127.0.0.1:9", *make.window("-1h", "now"))
 
 
+def test_an_address_without_http_is_refused():
+    """Whatever else could be opened, such as a file."""
+    for url in ("prometheus:9090", "file:///etc/passwd"):
+        with pytest.raises(make.ReportError, match="give one as http://HOST:9090"):
+            make.from_prometheus(url, *make.window("-1h", "now"))
+
+
 @pytest.mark.parametrize(
     ("start", "end", "seconds"),
     [

@@ -51,7 +51,7 @@ def make_report(**changes):
             Line("llama", 3000, 10_000, 500, 2_000_000, 600_000.0, 3.0),
             Line("qwen", 1000, 5_000, 0, 1_000_000, 300_000.0, 2.4),
         ),
-        "tenants": (Line("acme", 4000, 15_000, None, 3_000_000, 900_000.0, 5.4),),
+        "tenants": (Line("acme", 4000, 15_500, None, 3_000_000, 900_000.0, 5.4),),
         "timeline": tuple(bins),
         "meters": (
             Meter("H100", "GPU-0", "gpu", "measured", 630_500.0, 0.1, 0.06, 0.002,
@@ -127,6 +127,29 @@ def test_how_sure_is_said():
     simulated = check(make_report(quality="simulated"))
     assert "no real joule was spent" in simulated
     assert "instrument's own gain" not in simulated
+
+
+def cells(report):
+    """The words of the page, those of neighbouring cells apart."""
+    return " ".join(re.sub("<[^>]*>", " ", to_html(report, MADE)).split())
+
+
+def test_a_guess_is_not_shown_as_learned():
+    """A coefficient that its doubt exceeds is what learning began with."""
+    guess = Meter(
+        "CPU", "cpu", "host", "estimated", 9.0, coefficients=(("static_w", 115.0, 345.0),)
+    )
+    text = cells(make_report(meters=(guess,)))
+    assert "static_w not learned –" in text
+    assert "115" not in text.partition("What work costs")[2]
+
+
+def test_a_tenants_prompts_are_not_taken_for_computed_input():
+    """Columns of different meaning have different names."""
+    text = cells(make_report())
+    assert "model requests input cached output" in text
+    assert "tenant requests prompt output" in text
+    assert "acme 4,000 15,500 3,000,000" in text
 
 
 def test_without_a_price_no_cost_is_invented():

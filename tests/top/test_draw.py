@@ -113,6 +113,13 @@ def test_the_filter_shows_at_once():
     assert "none matches" in none
 
 
+def test_what_only_settles_is_not_said_to_run():
+    """The table holds it, and so its count is of requests."""
+    shown = lines(heard(running=3))
+    (counts,) = [line for line in shown if "settling" in line and "waiting" in line]
+    assert counts.strip().startswith("3 requests ")
+
+
 @pytest.mark.parametrize(("unit", "word"), [("J", "J"), ("kWh", "mWh"), ("cost", "EUR")])
 def test_units_change_the_rows(unit, word):
     """Joules, watt-hours, money."""
