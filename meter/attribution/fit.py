@@ -149,8 +149,9 @@ def fit_rows(
         belief = np.diag(1.0 / np.square(np.maximum(start, 1e-30)))
     informed = prior.informed or restored is not None
     best: _Solution | None = None
+    found: _Solution | None = None
     for firmness in reversed(_FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC):
-        found = _robust(rows, start, belief / firmness**2)
+        found = _robust(rows, start, belief / firmness**2, found)
         if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
             best = found if best is None else found._replace(loss=best.loss)
     assert best is not None
@@ -191,12 +192,14 @@ def _scaled(shape: Coefficients, rows: Rows) -> Array:
     return theta
 
 
-def _robust(rows: Rows, start: Array, belief: Array) -> _Solution:
-    """Iteratively re-weighted fit; ``belief`` is the precision (7 × 7) of ``start``."""
+def _robust(rows: Rows, start: Array, belief: Array, near: _Solution | None) -> _Solution:
+    """Iteratively re-weighted fit; ``belief`` is the precision (7 × 7) of ``start``.
+
+    ``near``: the solution under another belief; most often this one is next to it.
+    """
     x, y = rows.features, rows.energy_j
-    theta, before = start, np.zeros(SIZE)
-    trust = np.ones(len(y))
-    noise, misfit = 0.3, _FLOOR
+    theta, trust = (start, np.ones(len(y))) if near is None else (near.theta, near.trust)
+    noise, misfit = (0.3, _FLOOR) if near is None else (near.noise, near.misfit)
     hessian = np.eye(SIZE)
     expected = x @ theta
     size, variance = _size(expected), _variance(rows, noise, misfit)
