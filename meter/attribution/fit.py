@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from meter.attribution.coefficients import Coefficients, Features, Prior
 from meter.attribution.curve import Array
 from meter.attribution.median import median
+from meter.attribution.residuals import FLOOR, correlation, drift_of, noise_of, variance_of
 
 SIZE = len(Features._fields)
 #: What a receipt's doubt may rest on: the coefficients, and after them the counter's delay.
@@ -26,18 +27,6 @@ _ROUNDS = 8
 _STILL = 1e-4
 _FLAT = 1e-12
 _TUKEY = 4.685
-_MEDIAN_OF_CHI2 = 0.4549
-_NOISE_MIN = 0.002
-_FLOOR = 0.002
-_TOLD_APART = 200
-_NOISE_ROUNDS = 3
-#: Believed within as much, until the data say more.
-_NOISE_USUAL = 0.03
-#: Intervals that are looked at together for what drifts.
-_DRIFT_OF = 16
-_ALONE = 0.5
-_OUTLIER = 3.5
-_PLAIN = 3.0
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
 _FIRMNESS_INFORMED = (0.4, 1.5, 30.0)
 _FIRMNESS_GENERIC = (30.0,)
@@ -82,7 +71,7 @@ class Fit:
     converged: bool
     window: Window = _SHARP
     pace: Coefficients = _NO_PACE
-    misfit: float = _FLOOR
+    misfit: float = FLOOR
     drift: float = 0.0
 
     def sd(self) -> tuple[float, ...]:
@@ -199,10 +188,11 @@ def _robust(rows: Rows, start: Array, belief: Array, near: _Solution | None) -> 
     """
     x, y = rows.features, rows.energy_j
     theta, trust = (start, np.ones(len(y))) if near is None else (near.theta, near.trust)
-    noise, misfit = (0.3, _FLOOR) if near is None else (near.noise, near.misfit)
+    noise, misfit = (0.3, FLOOR) if near is None else (near.noise, near.misfit)
     hessian = np.eye(SIZE)
     expected = x @ theta
-    size, variance = _size(expected), _variance(rows, noise, misfit)
+    size = _size(expected)
+    variance = variance_of(rows.run_share, rows.jitter, noise, misfit)
     for _ in range(_ROUNDS):
         weight = trust / (np.square(size) * variance)
         hessian = (x * weight[:, None]).T @ x + belief
@@ -210,18 +200,17 @@ def _robust(rows: Rows, start: Array, belief: Array, near: _Solution | None) -> 
         expected = x @ theta
         size = _size(expected)
         residual = (y - expected) / size
-        noise, misfit = _noise(residual, rows)
-        variance = _variance(rows, noise, misfit)
+        noise, misfit = noise_of(residual, rows.run_share, rows.jitter)
+        variance = variance_of(rows.run_share, rows.jitter, noise, misfit)
         standard = residual / np.sqrt(variance)
         spread = max(1.0, median(np.abs(standard)) * 1.4826)
         trust = np.square(np.maximum(0.0, 1 - np.square(standard / (_TUKEY * spread))))
         if (np.abs(theta - before) <= _STILL * np.abs(before)).all():
             break
     loss = float((trust * np.square(standard)).sum() / max(1.0, trust.sum()))
-    covariance = _inverse(hessian) * max(1.0, loss) * _correlation(standard, trust)
-    # A step that lasts for many intervals is noise in all of them.
-    busy = (rows.run_share > 1e-3) & (rows.run_share < _ALONE) & (trust > 0)
-    drift = _drift(residual[busy], _variance(rows, noise, _FLOOR)[busy])
+    covariance = _inverse(hessian) * max(1.0, loss) * correlation(standard, trust)
+    kept = trust > 0
+    drift = drift_of(residual[kept], rows.run_share[kept], rows.jitter[kept], noise)
     return _Solution(theta, covariance, noise, misfit, drift, loss, trust)
 
 
@@ -235,72 +224,6 @@ def _inverse(matrix: Array) -> Array:
     scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     inner = np.linalg.pinv(matrix * np.outer(scale, scale), hermitian=True)
     return np.asarray(inner * np.outer(scale, scale))
-
-
-def _variance(rows: Rows, noise: float, misfit: float) -> Array:
-    """Relative variance of each interval's joules; without steps there is no form to be wrong."""
-    form = np.where(rows.run_share > 1e-3, misfit, _FLOOR)
-    return np.asarray(noise**2 * rows.run_share + np.square(rows.jitter) + np.square(form))
-
-
-def _noise(residual: Array, rows: Rows) -> tuple[float, float]:
-    """One step's relative noise, and the form's own misfit, from what intervals leave.
-
-    Noise averages out over the steps of an interval, a wrong form does not: squared residuals are
-    ``noise²·share + misfit²``, a line over the share of single steps. It begins with the median and
-    is then fitted to all but outliers, each weighted by the variance that it foresees (a Gaussian's
-    squares have twice the square of it); the misfit counts where it is plain. Where it drowns the
-    noise, that is about what is usual.
-    """
-    busy = rows.run_share > 1e-3
-    if not busy.any():
-        return _NOISE_MIN, _FLOOR
-    squares, jitter2 = np.square(residual[busy]), np.square(rows.jitter[busy])
-    own, share = squares - jitter2, rows.run_share[busy]
-    noise2 = max(median(np.maximum(own, 0.0) / share) / _MEDIAN_OF_CHI2, _NOISE_MIN**2)
-    misfit2 = 0.0
-    for _ in range(_NOISE_ROUNDS):
-        foreseen = noise2 * share + misfit2 + jitter2
-        kept = squares < _OUTLIER**2 * foreseen
-        if not kept.any():
-            break
-        weight = kept / np.square(foreseen)
-        ss, s, one = weight @ np.square(share), weight @ share, weight.sum()
-        s_own, own_sum = weight @ (share * own), weight @ own
-        noise2, misfit2, sure = s_own / ss, 0.0, ss / 2
-        slope = ss * one - s * s
-        if kept.sum() >= _TOLD_APART and slope > 0:
-            offset = (ss * own_sum - s * s_own) / slope
-            if offset > _PLAIN * (2 * ss / slope) ** 0.5:
-                noise2, misfit2 = (one * s_own - s * own_sum) / slope, offset
-                sure = slope / one / 2
-        noise2 = (noise2 * sure + 1 / _NOISE_USUAL**2) / (sure + 1 / _NOISE_USUAL**4)
-        noise2 = max(noise2, _NOISE_MIN**2)
-    return float(noise2**0.5), float(max(_FLOOR, misfit2**0.5))
-
-
-def _drift(residual: Array, variance: Array) -> float:
-    """What many intervals together leave beyond their noise, relative.
-
-    Noise averages out, by half as fast as it would if a smeared counter's intervals did not share
-    steps; static power that follows the temperature does not.
-    """
-    count = len(residual) // _DRIFT_OF
-    if count < _DRIFT_OF:
-        return 0.0
-    means = residual[: count * _DRIFT_OF].reshape(count, _DRIFT_OF).mean(axis=1)
-    noise2 = variance[: count * _DRIFT_OF].sum() / count / _DRIFT_OF**2
-    spread = 1.4826 * median(np.abs(means - median(means)))
-    return float(max(0.0, spread**2 - 2.0 * noise2) ** 0.5)
-
-
-def _correlation(standard: Array, trust: Array) -> float:
-    """How much neighbouring residuals repeat each other: ``(1 + ρ)/(1 − ρ)``, never below 1."""
-    kept = np.where(trust > 0, standard, 0.0)
-    power = float(kept @ kept)
-    rho = float(kept[1:] @ kept[:-1]) / power if power > 0 else 0.0
-    rho = min(max(rho, 0.0), 0.9)
-    return (1 + rho) / (1 - rho)
 
 
 def _pace(rows: Rows, trust: Array) -> Coefficients:
