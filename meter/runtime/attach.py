@@ -60,7 +60,8 @@ class Attached:
         self._meter = meter
         self._process = _process(server.pid)
         self._scraper: Scraper | None = None
-        self._scrape_s = time.monotonic() + (_JOINED_S if meter.listener is not None else 0.0)
+        may_join = meter.listener is not None and (server.socket or server.pid is None)
+        self._scrape_s = time.monotonic() + (_JOINED_S if may_join else 0.0)
         self._watch = meter.watch(server.pid)
         self._plugged: bool | None = None
         self._said: set[str] = set()
@@ -82,7 +83,14 @@ class Attached:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _lives(self) -> bool:
-        return self._process is None or self._process.is_running()
+        """A process that nobody has waited for yet is over all the same."""
+        if self._process is None:
+            return True
+        try:
+            over = self._process.status() == psutil.STATUS_ZOMBIE
+            return self._process.is_running() and not over
+        except psutil.Error:
+            return False
 
     def _look(self) -> None:
         """Steps where an engine tells them; else counters."""

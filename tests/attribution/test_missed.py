@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from meter.attribution import Attributor
-from meter.model import Account, Reading
+from meter.model import Account, Reading, RequestOpened
 from tests.attribution.scenes import ENGINE, GPU, Scene
 
 _UNTIL_NS = 47_000_000_000
@@ -66,3 +66,15 @@ def test_only_a_first_reading_can_say_it() -> None:
     core.finish()
     snapshot = core.snapshot()
     assert snapshot.measured_j == 0 == snapshot.total_j(Account.UNATTRIBUTED)
+
+
+def test_what_an_engine_draws_while_it_hangs_is_idle_in_the_end() -> None:
+    """A request is open and no step comes: nothing waits for it longer than half a minute."""
+    core = Attributor((GPU,), (ENGINE,))
+    core.feed(RequestOpened(ENGINE.id, "r", 0))
+    for tick in range(600):
+        core.feed(Reading(GPU.id, tick * 100_000_000, tick * 10_000_000))
+    snapshot = core.snapshot()
+    assert snapshot.total_j(Account.IDLE) > 0.9 * snapshot.measured_j - 300
+    assert snapshot.total_j(Account.IDLE) > 2000
+    assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-6)

@@ -33,11 +33,29 @@ START_S = 300.0
 LONG = "Count the stars over the harbour, slowly, and tell the story of each of them. " * 12
 
 
-def home() -> Path:
+def home(version: str = "0.32.0") -> Path:
     """Where tests/vllm_cpu/setup.sh puts vLLM."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
-    return Path(root) / f"vllm-cpu-{os.environ.get('VLLM_CPU_VERSION', '0.32.0')}"
+    return Path(root) / f"vllm-cpu-{version}"
+
+
+def serve_command(home: Path, port: int) -> list[str]:
+    """Starts vLLM's OpenAI server on the small model."""
+    return [
+        *(str(home / "venv/bin/python"), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(home / "model"), "--served-model-name", "smollm2"),
+        *("--enforce-eager", "--dtype", "float32", "--max-model-len", "2048"),
+        *("--max-num-batched-tokens", "256", "--max-num-seqs", "24"),
+        *("--enable-prompt-tokens-details", "--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
@@ -51,13 +69,7 @@ def server(work: Path, listening: Path, port: int) -> Iterator[str]:
         VLLM_CPU_KVCACHE_SPACE="1",
         VLLM_NO_USAGE_STATS="1",
     )
-    command = [
-        *(str(home() / "venv/bin/python"), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(home() / "model"), "--served-model-name", "smollm2"),
-        *("--enforce-eager", "--dtype", "float32", "--max-model-len", "2048"),
-        *("--max-num-batched-tokens", "256", "--max-num-seqs", "24"),
-        *("--enable-prompt-tokens-details", "--host", "127.0.0.1", "--port", str(port)),
-    ]
+    command = serve_command(home(), port)
     with (work / "vllm.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -195,9 +207,7 @@ def main() -> int:
         work = Path(folder)
         listener = Listener(work / "meter.sock", events.append)
         listener.start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         with server(work, work / "meter.sock", port) as url:
             seen = load(url)
             time.sleep(1)

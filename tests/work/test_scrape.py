@@ -1,0 +1,177 @@
+"""A server's own counters become totals by model: what grew, when, and where nothing ran."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from meter.attribution import Attributor
+from meter.model import (
+    Account,
+    Device,
+    Engine,
+    EngineEvent,
+    Event,
+    Fidelity,
+    Phase,
+    Quality,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Step,
+)
+from meter.work.scrape import Counted, ScrapeError, Scraper, fetch, read
+
+TEXT = """# HELP vllm:prompt_tokens_total Prefilled.
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1500.0
+vllm:prompt_tokens_total{engine="1",model_name="m"} 7.0
+# TYPE vllm:prompt_tokens_cached_total counter
+vllm:prompt_tokens_cached_total{engine="0",model_name="m"} 300.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 40.0
+vllm:num_requests_running{engine="0",model_name="m"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 3.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 1.0
+vllm:iteration_tokens_total_bucket{le="1.0"} 9.0
+python_gc_objects_collected_total{generation="0"} 1.0
+"""
+
+
+def text(prompt: int, cached: int, output: int, running: int, stopped: int) -> str:
+    return (
+        f'vllm:prompt_tokens_total{{engine="0",model_name="m"}} {prompt}\n'
+        f'vllm:prompt_tokens_cached_total{{engine="0",model_name="m"}} {cached}\n'
+        f'vllm:generation_tokens_total{{engine="0",model_name="m"}} {output}\n'
+        f'vllm:num_requests_running{{engine="0",model_name="m"}} {running}\n'
+        'vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} '
+        f"{stopped}\n"
+    )
+
+
+def told(*texts: str) -> list[Event]:
+    """What readings of these, a second apart, tell of engine 0."""
+    engine = Counted("0", ("GPU-0",))
+    return [
+        event
+        for second, now in enumerate(texts)
+        for event in engine.take(read(now)["0"], second * 10**9)
+    ]
+
+
+def test_totals_are_read_by_engine() -> None:
+    """Other metrics are left alone."""
+    found = read(TEXT)
+    assert sorted(found) == ["0", "1"]
+    zero = found["0"]
+    assert (zero.model, zero.requests) == ("m", 3)
+    assert zero.tokens == {"prompt": 1500, "cached": 300, "output": 40}
+    assert zero.finished == {"stop": 3, "length": 1}
+
+
+@pytest.mark.parametrize("bad", ["", "up 1\n", "vllm:prompt_tokens_total{engine= 3\n"])
+def test_a_server_without_such_counters_is_refused(bad: str) -> None:
+    with pytest.raises(ScrapeError):
+        read(bad)
+
+
+def test_what_grew_is_one_step() -> None:
+    """Tokens computed are those of the prompts less the cached ones; what ran before counts not."""
+    ready, opened, step, *_ = told(text(900, 100, 50, 1, 0), text(1900, 300, 90, 1, 0))
+    assert isinstance(ready, EngineEvent) and ready.info is not None
+    assert ready.info.fidelity is Fidelity.COUNTER
+    assert isinstance(opened, RequestOpened) and opened.t_ns == 0
+    assert isinstance(step, Step)
+    assert (step.t0_ns, step.t1_ns) == (0, 10**9)
+    sums = {phase: sum(w.tokens for w in step.work if w.phase is phase) for phase in Phase}
+    assert (sums[Phase.PREFILL], sums[Phase.DECODE]) == (800, 40)
+    assert step.work[-1].kept == 40
+
+
+def test_where_nothing_runs_nothing_is_told() -> None:
+    assert len(told(text(9, 0, 9, 0, 1), text(9, 0, 9, 0, 1), text(9, 0, 9, 0, 1))) == 1
+
+
+def test_finished_requests_are_counted_as_the_server_counts_them() -> None:
+    """However many end between two readings; and at rest nothing is left open."""
+    events = told(text(0, 0, 0, 0, 0), text(50, 0, 9, 2, 0), text(80, 0, 40, 0, 5))
+    opened = [e.request for e in events if isinstance(e, RequestOpened)]
+    closed = [e.request for e in events if isinstance(e, RequestClosed)]
+    assert len(closed) == 5 and sorted(opened) == sorted(closed)
+    assert {e.reason for e in events if isinstance(e, RequestClosed)} == {"stop"}
+
+
+def test_a_server_that_starts_anew_is_a_new_life() -> None:
+    """Counters that fall are nobody's negative work."""
+    events = told(text(100, 0, 50, 1, 1), text(5, 0, 1, 1, 0), text(9, 0, 3, 1, 0))
+    lives = [(e.event, e.epoch) for e in events if isinstance(e, EngineEvent)]
+    assert lives == [("ready", 0), ("down", 0), ("ready", 1)]
+    assert [e.epoch for e in events if isinstance(e, Step)] == [1]
+
+
+def test_joules_go_to_the_models_tokens_and_to_idle() -> None:
+    """Ten seconds of work at 300 W and ten of rest at 100 W: the sum holds, prefill and decode
+    have theirs, and rest is idle."""
+    device = Device("GPU-0", "card", Quality.SIMULATED)
+    core = Attributor((device,), (Engine("0", ("GPU-0",)),))
+    engine = Counted("0", ("GPU-0",))
+    energy_uj = 0
+    for tick in range(400):
+        t_ns = tick * 50_000_000
+        busy = tick < 200
+        core.feed(Reading("GPU-0", t_ns, energy_uj))
+        energy_uj += 50_000 * (300 if busy else 100)
+        if tick % 10 == 0:
+            grown = min(tick, 200)
+            now = text(100 * grown, 0, 10 * grown, 1 if busy else 0, 0 if busy else 1)
+            for event in engine.take(read(now)["0"], t_ns):
+                core.feed(event)
+    core.finish()
+    snapshot = core.snapshot()
+    assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-6)
+    assert snapshot.attributed_j == pytest.approx(3000, rel=0.1)
+    assert snapshot.total_j(Account.IDLE) == pytest.approx(1000, rel=0.2)
+    assert snapshot.total_j(Account.PREFILL) > 0 and snapshot.total_j(Account.DECODE) > 0
+    counted = {key.token_type: count for key, count in snapshot.tokens.items()}
+    assert (counted["input"], counted["output"]) == (20_000, 2_000)
+    assert sum(snapshot.requests.values()) == 1
+
+
+class Serving(BaseHTTPRequestHandler):
+    """A server's ``/metrics``."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/metrics" else 404)
+        self.end_headers()
+        self.wfile.write(TEXT.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_scraper_reads_in_its_own_thread_and_ends_what_it_told() -> None:
+    """A server that cannot be read at the start is an error with its address."""
+    server = HTTPServer(("127.0.0.1", 0), Serving)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    events: list[Event] = []
+    scraper = Scraper(url, events.append, ("GPU-0",), every_s=0.01)
+    try:
+        assert "vllm:prompt_tokens_total" in fetch(url + "/")
+        scraper.start()
+        for _ in range(1000):
+            if any(isinstance(event, Step) for event in list(events)):
+                break
+            threading.Event().wait(0.01)
+    finally:
+        scraper.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    ends = [e.engine for e in events if isinstance(e, EngineEvent) and e.event == "down"]
+    assert sorted(ends) == ["0", "1"]
+    with pytest.raises(ScrapeError, match="metrics"):
+        Scraper(url, events.append, ()).start()
