@@ -26,7 +26,7 @@ help:
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
-	@echo 'make pictures                deploy/pictures/ anew, from a run of the demo'
+	@echo 'make pictures                all pictures of the README anew, from runs of the demo'
 	@echo 'make preview [SECONDS=120]   every board drawn by Grafana'"'"'s components, in grafana/pictures/'
 	@echo 'make bench                   what the plugin costs per engine step, and the core at scale'
 	@echo 'make accuracy [PLOTS=DIR]    receipts against the truth of synthetic engines, in a table'
@@ -72,7 +72,7 @@ fmt: install
 dashboards: install
 	$(BIN)/python -m grafana
 
-pictures: install
+pictures: preview
 	.ci/tools '$(CACHE)/tools' gcc chromium
 	$(BIN)/python -m tests.pictures
 
