@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,11 @@ class Segment(NamedTuple):
     k: int
     context: int
     sums: Array
+
+
+#: An interval's number; what it shows of a pass's work, and that weighted by the pass's share in
+#: it; what decoding takes there afterwards; and the interval's facts: see ``_Part``.
+_Shown = tuple[int, float, float, float, float, float, float]
 
 
 @dataclass(slots=True)
@@ -59,28 +64,17 @@ class Own:
         self._settled_j2 = 0.0
         self._noise2 = 0.0
 
-    def add(
-        self,
-        energy_j: float,
-        first: int,
-        parts: Sequence[float],
-        shares: Sequence[float],
-        later_j: Sequence[float],
-        facts: Sequence[Sequence[float]],
-        noise2: float,
-    ) -> None:
-        """Take a pass's work; ``first``: number of the first interval that shows the pass."""
+    def add(self, energy_j: float, noise2: float, shown: Iterable[_Shown]) -> None:
+        """Take a pass's work, and what intervals show of it."""
         self._squares_j2 += noise2 * energy_j**2
         self._noise2 = noise2
-        for offset, part in enumerate(parts):
-            if part:
-                number = first + offset
-                shown = self._parts.get(number)
-                if shown is None:
-                    shown = self._parts[number] = _Part(*facts[offset])
-                shown.shown_j += energy_j * part
-                shown.weighted_j += energy_j * shares[offset]
-                shown.later_j = later_j[offset]
+        for number, shown_j, weighted_j, later_j, *facts in shown:
+            part = self._parts.get(number)
+            if part is None:
+                part = self._parts[number] = _Part(*facts)
+            part.shown_j += shown_j
+            part.weighted_j += weighted_j
+            part.later_j = later_j
         if len(self._parts) > _PARTS_MAX:
             self._settle_oldest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from meter.attribution.batch import Direct
 from meter.attribution.bill import Bill, Own
 from meter.attribution.curve import Array, Ints
 from meter.attribution.fit import DOUBTED
-from meter.attribution.resolution import FACTS, PARTS
+from meter.attribution.resolution import FACTS
 from meter.attribution.settled import Settled
 from meter.model import Phase
 
@@ -40,7 +41,7 @@ def charge(direct: Sequence[tuple[Bill, Direct]], block: Settled, first: int) ->
         bill.work += own
         bill.passes += 1
         bill.unlearned += part
-    _note_own([bill for bill, _ in direct], joules, block, place)
+    _note_own([bill for bill, _ in direct], energy_j, block, place)
     return float(energy_j.sum())
 
 
@@ -74,23 +75,25 @@ def _add(bill: Bill, phase: Phase, energy_j: float) -> None:
         bill.prefill_j += energy_j
 
 
-def _note_own(bills: Sequence[Bill], joules: Sequence[float], block: Settled, place: Ints) -> None:
+def _note_own(bills: Sequence[Bill], joules: Array, block: Settled, place: Ints) -> None:
     """Remember direct work by interval, for what the intervals cannot tell of it."""
-    number = np.clip(
-        block.interval[place, None] - block.first_fact + np.arange(PARTS),
-        0,
-        max(len(block.facts) - 1, 0),
-    )
-    facts = block.facts[number] if len(block.facts) else np.zeros((*number.shape, FACTS))
+    parts = block.parts[place]
+    work, offset = np.nonzero(parts)
+    number = block.interval[place][work] + offset
+    facts = np.zeros((len(work), FACTS))
+    if len(block.facts):
+        facts = block.facts.take(number - block.first_fact, axis=0, mode="clip")
     columns = (
-        block.interval[place].tolist(),
-        block.parts[place].tolist(),
-        block.shares[place].tolist(),
-        block.later_j[place].tolist(),
-        facts.tolist(),
-        block.doubts[place, 0].tolist(),
+        number,
+        joules[work] * parts[work, offset],
+        joules[work] * block.shares[place][work, offset],
+        block.later_j[place][work, offset],
+        *facts.T,
     )
-    for bill, energy_j, *seen in zip(bills, joules, *columns, strict=True):
+    shown = zip(*(column.tolist() for column in columns), strict=True)
+    counts = np.bincount(work, minlength=len(bills)).tolist()
+    noise2 = block.doubts[place, 0].tolist()
+    for bill, energy_j, noise, count in zip(bills, joules.tolist(), noise2, counts, strict=True):
         if bill.own is None:
             bill.own = Own()
-        bill.own.add(energy_j, *seen)
+        bill.own.add(energy_j, noise, islice(shown, count))
