@@ -114,18 +114,15 @@ class Accumulator:
                 found.ended.append(change.request)
         return found
 
-    def take(self, request: str) -> Bill | None:
+    def take(self, request: str) -> Bill:
         """The bill of a request that has ended, out of the books of open ones."""
-        bill = self.bills.pop(request, None)
-        if bill is not None:
-            self._billed_j -= bill.energy_j
+        bill = self.bills.pop(request, None) or Bill()
+        self._billed_j -= bill.energy_j
         return bill
 
-    def current(self, request: str) -> Bill | None:
+    def current(self, request: str) -> Bill:
         """A copy of the bill as it stands at the last settled pass, open segment included."""
-        bill = self.bills.get(request)
-        if bill is None:
-            return None
+        bill = self.bills.get(request) or Bill()
         copy = bill.copy()
         if copy.segment is not None:
             self._fold_here([Stretch(copy, copy.segment, 0)], self._doubts)

@@ -12,7 +12,7 @@ the accounts (``books``). What the counters moved and no account has yet is *pen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from meter.attribution.bill import Bill
 from meter.attribution.books import Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior, with_experts
-from meter.attribution.doubt import Unknown, uncertainty_j
+from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.engine import EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
@@ -451,8 +451,7 @@ class Attributor:
             quality = self._quality(engine) or _UNKNOWN
             if some:
                 self._books.add_block(engine.info.id, engine.model, quality, block)
-            for request in accumulator.settle(block, engine.changes):
-                self._end(engine, request)
+            self._end(engine, accumulator.settle(block, engine.changes))
             table.drop(some)
             count -= some
             if count <= 0:
@@ -485,28 +484,33 @@ class Attributor:
 
     # --- receipts
 
-    def _end(self, engine: EngineState, id: str) -> None:
-        request = engine.requests.pop(id)
-        bill = engine.accumulator.take(id)
-        receipt = self._receipt(engine, request, bill, final=True)
-        self._closed += 1
-        self._closed_j += receipt.energy_j
-        self._books.close(receipt, bill.decoded if bill else 0)
-        self._groups.close(receipt, request.opened)
+    def _end(self, engine: EngineState, ended: list[str]) -> None:
+        """Requests that are over, and all of whose work is settled."""
+        requests = [engine.requests.pop(id) for id in ended]
+        bills = [engine.accumulator.take(id) for id in ended]
+        receipts = self._receipts(engine, requests, bills, final=True)
+        for request, bill, receipt in zip(requests, bills, receipts, strict=True):
+            self._closed += 1
+            self._closed_j += receipt.energy_j
+            self._books.close(receipt, bill.decoded)
+            self._groups.close(receipt, request.opened)
 
     def _so_far(self, engine: str, id: str) -> Receipt | None:
         state = self._engines[engine]
         request = state.requests.get(id)
         if request is None:
             return None
-        return self._receipt(state, request, state.accumulator.current(id), final=False)
+        bill = state.accumulator.current(id)
+        return next(self._receipts(state, [request], [bill], final=False))
 
-    def _receipt(
-        self, engine: EngineState, request: Request, bill: Bill | None, final: bool
-    ) -> Receipt:
-        doubt_j = uncertainty_j(bill, self._unknown(engine)) if bill else 0.0
-        id, quality = self._groups.name_of(request.opened), self._quality(engine)
-        return receipt_of(id, request, bill, engine.info, quality, doubt_j, final)
+    def _receipts(
+        self, engine: EngineState, requests: Sequence[Request], bills: Sequence[Bill], final: bool
+    ) -> Iterator[Receipt]:
+        quality, name_of = self._quality(engine), self._groups.name_of
+        doubts_j = uncertainties_j(bills, self._unknown(engine))
+        for request, bill, doubt_j in zip(requests, bills, doubts_j, strict=True):
+            id = name_of(request.opened)
+            yield receipt_of(id, request, bill, engine.info, quality, doubt_j, final)
 
     def _unknown(self, engine: EngineState) -> Unknown:
         """What the fits of the engine's devices do not know; worked out once a settlement."""

@@ -10,7 +10,10 @@ of it: it is common to all requests of a device and stated apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from meter.attribution.bill import Bill
 from meter.attribution.curve import Array
@@ -30,13 +33,22 @@ class Unknown(NamedTuple):
     drift: float
 
 
-def uncertainty_j(bill: Bill, unknown: Unknown) -> float:
-    """Standard deviation of a bill's energy (joules, k = 1)."""
+def uncertainties_j(bills: Sequence[Bill], unknown: Unknown) -> list[float]:
+    """Standard deviation of each bill's energy (joules, k = 1)."""
+    if not bills:
+        return []
+    work = np.array([bill.work for bill in bills])
+    excess = work[:, 0] - work[:, 1]
+    form = max(_FORM, unknown.drift)
+    unsure_j2 = np.maximum(0.0, (excess @ unknown.covariance * excess).sum(axis=1)).tolist()
+    return [_sd_j(bill, form, unsure) for bill, unsure in zip(bills, unsure_j2, strict=True)]
+
+
+def _sd_j(bill: Bill, form: float, unsure_j2: float) -> float:
+    """``form``: the model's own, relative; ``unsure_j2``: variance by what the fits do not know."""
     if bill.passes == 0:
         return 0.0
     energy_j = bill.energy_j
-    excess = bill.features - bill.mean_work
-    variance = (max(_FORM, unknown.drift) * energy_j) ** 2 + bill.unresolved_j2
+    variance = unsure_j2 + (form * energy_j) ** 2 + bill.unresolved_j2
     variance += (_UNLEARNED * energy_j * bill.unlearned / bill.passes) ** 2
-    variance += max(0.0, float(excess @ unknown.covariance @ excess))
     return float(min(variance**0.5, max(energy_j, 0.0)))

@@ -13,7 +13,7 @@ from meter.model import Engine, Quality, Receipt, worst
 def receipt_of(
     id: str,
     request: Request,
-    bill: Bill | None,
+    bill: Bill,
     engine: Engine,
     quality: Quality | None,
     uncertainty_j: float,
@@ -21,7 +21,6 @@ def receipt_of(
 ) -> Receipt:
     """The receipt of one engine request, under the name ``id``."""
     opened, closed = request.opened, request.closed
-    bill = bill or Bill()
     return Receipt(
         id=id,
         engine=engine.id,
