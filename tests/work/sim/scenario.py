@@ -65,7 +65,6 @@ def run(engine: FakeEngine, name: str, resets: bool) -> None:
 def truth(engine: FakeEngine) -> dict[str, Any]:
     return {
         "steps": engine.log,
-        "preempted": engine.preempted,
         "requests": {
             name: {
                 "parent": request._joulemeter_parent,
