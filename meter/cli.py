@@ -345,6 +345,30 @@ def report(
     print(f"wrote {html}")
 
 
+@app.command()
+def selftest(
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Analyse a trace recorded before.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
+    ] = None,
+) -> None:
+    """Find how truly this meter measures here, and hold the README's promises against it.
+
+    Exits with 0 where none is broken, 1 where one is, 2 where it could not be run.
+    """
+    from meter.selftest import run as room
+
+    if trace is None:
+        _fail("selftest: give a --trace FILE")
+    try:
+        code = room.show(room.of_trace(trace), json_out)
+    except room.SelftestError as error:
+        _fail(f"selftest: {error}")
+    raise typer.Exit(code)
+
+
 @config_app.command()
 def check(config: ConfigFile = None) -> None:
     """Check the settings; exits with 2 and names each problem where they cannot be used."""

@@ -1,0 +1,107 @@
+"""What a device's counter is like: its tick, its steps, its agreement with the power beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from meter.model import DeviceState, Reading
+from meter.selftest.look import Intervals
+
+_IDLE_S = 1.0
+_FEW = 5
+_POWER_MOST_S = 0.5
+
+
+class Counter(NamedTuple):
+    """Seconds, joules, watts; ``None`` is not known.
+
+    ``poll_s``: between two readings; ``edge_s``: doubt of a tick's time; ``step_j``: what the
+    counter counts in; ``call_s``: how long one reading took; ``power_ratio``: joules of the counter
+    over the integral of the power that was read beside it; ``idle_w``: mean power where nothing ran
+    for a second, ``idle_sd_w`` its spread; ``static_w``: the level that was learned.
+    """
+
+    refresh_s: float | None
+    poll_s: float | None
+    edge_s: float | None
+    step_j: float | None
+    tick_j: float | None
+    call_s: float | None
+    failed: int
+    delay_s: float | None
+    delay_sd_s: float | None
+    smear_s: float | None
+    power_ratio: float | None
+    idle_w: float | None
+    idle_sd_w: float | None
+    static_w: float | None
+    static_sd_w: float | None
+
+
+def examine(state: DeviceState, readings: Sequence[Reading], intervals: Intervals) -> Counter:
+    """``readings``: the device's own, in order."""
+    good = [r for r in readings if r.energy_uj is not None]
+    times_ns = np.array([r.t_ns for r in good], dtype=np.int64)
+    moved_uj = np.diff(np.array([r.energy_uj for r in good], dtype=np.int64))
+    idle_w, idle_sd_w = _idle(intervals)
+    learned = "static_w" in state.coefficients and intervals.known.any()
+    return Counter(
+        refresh_s=state.refresh_s,
+        poll_s=_median(np.diff(times_ns) / 1e9),
+        edge_s=_median(intervals.jitter * intervals.seconds / 2**0.5),
+        step_j=_step_j(moved_uj[moved_uj > 0]),
+        tick_j=_median(intervals.energy_j),
+        call_s=_median([r.latency_s for r in good if r.latency_s is not None]),
+        failed=len(readings) - len(good),
+        delay_s=state.delay_s,
+        delay_sd_s=state.delay_sd_s,
+        smear_s=state.smear_s,
+        power_ratio=_power_ratio(good),
+        idle_w=idle_w,
+        idle_sd_w=idle_sd_w,
+        static_w=state.coefficients["static_w"] if learned else None,
+        static_sd_w=state.coefficient_sd.get("static_w") if learned else None,
+    )
+
+
+def _median(values: Iterable[float] | np.ndarray) -> float | None:
+    known = np.asarray(list(values), dtype=np.float64)
+    return float(np.median(known)) if len(known) else None
+
+
+def _step_j(moved_uj: np.ndarray) -> float | None:
+    """All that the counter ever moved by is a multiple of it."""
+    return float(np.gcd.reduce(moved_uj)) / 1e6 if len(moved_uj) else None
+
+
+def _idle(intervals: Intervals) -> tuple[float | None, float | None]:
+    """Mean and spread of the power while nothing ran, from a second after the last step on."""
+    busy_ns = intervals.end_ns[intervals.busy]
+    if not len(busy_ns):
+        return None, None
+    place = np.searchsorted(busy_ns, intervals.start_ns, side="right") - 1
+    since_ns = intervals.start_ns - np.where(place >= 0, busy_ns[np.maximum(place, 0)], 0)
+    still = ~intervals.busy & intervals.known & (place >= 0) & (since_ns > _IDLE_S * 1e9)
+    if still.sum() < _FEW:
+        return None, None
+    watts = intervals.energy_j[still] / intervals.seconds[still]
+    mean_w = intervals.energy_j[still].sum() / intervals.seconds[still].sum()
+    return float(mean_w), float(np.std(watts))
+
+
+def _power_ratio(readings: Sequence[Reading]) -> float | None:
+    """Over all pairs of readings that are near enough to each other and both know their power."""
+    counted_j = power_j = 0.0
+    for before, after in pairwise(readings):
+        seconds = (after.t_ns - before.t_ns) / 1e9
+        moved_uj = (after.energy_uj or 0) - (before.energy_uj or 0)
+        if before.power_w is None or after.power_w is None or moved_uj < 0:
+            continue
+        if seconds <= _POWER_MOST_S:
+            counted_j += moved_uj / 1e6
+            power_j += (before.power_w + after.power_w) / 2 * seconds
+    return counted_j / power_j if power_j > 0 else None

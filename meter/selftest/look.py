@@ -1,0 +1,140 @@
+"""Runs the core over events, and keeps every interval with its work and what was foreseen for it.
+
+The core hands out an interval's joules in one place; here it is also written down. Nothing is
+computed a second time: what is judged is what the receipts were made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meter.attribution import Attributor, Fit
+from meter.attribution.fit import SIZE, Rows
+from meter.attribution.load import LOST_J, RUN_S, STARTUP_S
+from meter.attribution.settle import Block
+from meter.model import Device, Engine, Event, Receipt, Snapshot
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+_SOME = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """One device's settled intervals, all (n,) but ``features`` (n, 7).
+
+    ``start_ns``, ``end_ns``: on the counter's own time axis; ``foreseen_j``: by the coefficients
+    that the interval was closed with; ``jitter``: doubt of the edges as a share of the interval;
+    ``known``: all work in it is known, and no start-up.
+    """
+
+    start_ns: Ints
+    end_ns: Ints
+    energy_j: Array
+    foreseen_j: Array
+    features: Array
+    run_s: Array
+    run_share: Array
+    jitter: Array
+    known: Mask
+
+    @property
+    def seconds(self) -> Array:
+        return np.asarray((self.end_ns - self.start_ns) / 1e9)
+
+    @property
+    def busy(self) -> Mask:
+        """Some step lies in it."""
+        return np.asarray(self.features[:, 1] > _SOME)
+
+    def rows(self, chosen: Mask) -> Rows:
+        """To learn from."""
+        return Rows(
+            self.features[chosen],
+            self.energy_j[chosen],
+            self.run_s[chosen],
+            self.run_share[chosen],
+            self.jitter[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a run of the core gave; intervals by device."""
+
+    snapshot: Snapshot
+    receipts: tuple[Receipt, ...]
+    intervals: Mapping[str, Intervals]
+    fits: Mapping[str, Fit]
+
+
+def look(
+    devices: Iterable[Device],
+    engines: Iterable[Engine],
+    events: Iterable[Event],
+    fits: Mapping[str, Fit] | None = None,
+) -> Looked:
+    """Over all events: with given ``fits``, else with what all intervals teach."""
+    core = _Looking(devices, engines, fits=fits, hindsight=fits is None)
+    for event in events:
+        core.feed(event)
+    core.finish()
+    snapshot = core.snapshot()
+    found = {state.device.id: _joined(core.kept.get(state.device.id, [])) for state in
+             snapshot.devices}  # fmt: skip
+    return Looked(snapshot, tuple(core.drain()), found, core.fits())
+
+
+def learn(
+    devices: Iterable[Device], engines: Iterable[Engine], events: Iterable[Event]
+) -> Mapping[str, Fit]:
+    """What these events alone teach, by device."""
+    core = Attributor(devices, engines, hindsight=True)
+    for event in events:
+        core.feed(event)
+    core.finish()
+    return core.fits()
+
+
+class _Looking(Attributor):
+    """Writes down each block of intervals as it is handed out."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.kept: dict[str, list[Intervals]] = {}
+        super().__init__(*args, **options)
+
+    def _hand_out(self, work: Any, owners: Any, block: Block, strange: Mask, closed: int) -> None:
+        self.kept.setdefault(work.counter.device.id, []).append(_intervals(block, closed))
+        super()._hand_out(work, owners, block, strange, closed)
+
+
+def _intervals(block: Block, closed: int) -> Intervals:
+    edges_ns = block.load.origin_ns + np.rint(block.edges * 1e9).astype(np.int64)
+    totals = block.totals[:closed]
+    return Intervals(
+        start_ns=edges_ns[:closed],
+        end_ns=edges_ns[1 : closed + 1],
+        energy_j=block.energy_j[:closed],
+        foreseen_j=block.foreseen_j[:closed],
+        features=totals[:, :SIZE],
+        run_s=totals[:, RUN_S],
+        run_share=block.run_share[:closed],
+        jitter=block.jitter_s[:closed] / np.diff(block.edges[: closed + 1]),
+        known=(totals[:, LOST_J] <= 0) & (totals[:, STARTUP_S] <= _SOME),
+    )
+
+
+def _joined(parts: list[Intervals]) -> Intervals:
+    if not parts:
+        none = np.zeros(0)
+        times = np.zeros(0, dtype=np.int64)
+        wide, no = np.zeros((0, SIZE)), np.zeros(0, dtype=bool)
+        return Intervals(times, times, none, none, wide, none, none, none, no)
+    names = Intervals.__dataclass_fields__
+    return Intervals(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})

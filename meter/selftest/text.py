@@ -1,0 +1,69 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+from meter.export.figures import duration, quantity
+from meter.selftest.findings import DeviceFindings, Findings
+from meter.selftest.promises import Promise, Verdict
+
+_MARKS = {Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.UNKNOWN: "  ? "}
+
+
+def to_text(found: Findings, kept: tuple[Promise, ...]) -> str:
+    """Lines; the promises first."""
+    model = found.model or "unnamed model"
+    lines = [
+        f"{model}, {found.requests} requests in {duration(found.seconds)} "
+        f"({found.quality or 'quality unknown'})",
+        "",
+    ]
+    for one in kept:
+        lines.append(f"{_MARKS[one.verdict]}  {one.says}: {value(one)} ({limit(one)})")
+        lines.append(f"      {one.note}")
+    for device in found.devices:
+        lines += ["", *_device(device)]
+    return "\n".join([*lines, "", closing(kept)])
+
+
+def closing(kept: tuple[Promise, ...]) -> str:
+    """One line that says how it went."""
+    counts = {v: sum(one.verdict is v for one in kept) for v in Verdict}
+    return ", ".join(f"{counts[v]} {v}" for v in Verdict)
+
+
+def value(one: Promise) -> str:
+    return "not known" if one.figure is None else _said(one.figure, one.unit)
+
+
+def limit(one: Promise) -> str:
+    return f"{'at least' if one.at_least else 'at most'} {_said(one.limit, one.unit)}"
+
+
+def _said(figure: float, unit: str) -> str:
+    if unit == "s":
+        return quantity(figure, "s", 3)
+    if unit:
+        return f"{figure:.3g} {unit}"
+    return f"{100 * figure:.0e} %" if 0 < figure < 1e-5 else f"{100 * figure:.3g} %"
+
+
+def _device(one: DeviceFindings) -> list[str]:
+    """What was found of a device, beside the promises."""
+    lines = [f"{one.device.name} ({one.device.id}), {one.intervals:,} intervals"]
+    if one.counter.call_s is not None:
+        lines.append(f"  one reading takes {quantity(one.counter.call_s, 's', 3)}")
+    for name, (learned, sd) in one.coefficients.items():
+        if name == "e" and not learned:
+            continue
+        unit = "W" if name.endswith("_w") else "J"
+        doubt = "?" if sd is None else quantity(sd, unit, 2)
+        lines.append(f"  {name:<9}{quantity(learned, unit):>12} ± {doubt}")
+    if one.decode:
+        lines.append("  decode by batch     context   J/token     floor")
+    for row in one.decode:
+        floor = quantity(row.floor_j, "J", 3)
+        lines.append(
+            f"  {row.batch:>15.1f} {row.context:>11,.0f} {quantity(row.token_j, 'J', 3):>9} "
+            f"{floor:>9}"
+        )
+    return lines

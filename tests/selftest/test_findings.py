@@ -1,0 +1,121 @@
+"""Findings against the truth: what a trace shows of counter and coefficients is what was hidden."""
+
+from __future__ import annotations
+
+import pytest
+
+from meter.model import Device, Engine, Quality, Reading
+from meter.selftest.bound import floor_j
+from meter.selftest.counter import examine
+from meter.selftest.findings import SelftestError, find
+from meter.selftest.look import look
+from meter.selftest.promises import Verdict, exit_code, promises
+from meter.trace import Trace
+from tests.truth.scenarios import build
+
+
+@pytest.fixture(scope="module")
+def case():
+    """75 seconds of an 8B model on an H100, its data sheets told."""
+    return build("moderate-h100-1-facts", seconds=75.0)
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    return find(case.trace(), case.name)
+
+
+def verdicts(found):
+    return {one.id: one.verdict for one in promises(found)}
+
+
+def test_the_counter_is_found(case, found):
+    """Its tick, its lag and its smear, its finest step: as they were hidden."""
+    counter, truth = found.devices[0].counter, case.truth.devices["GPU-0"]
+    assert counter.refresh_s == pytest.approx(truth.refresh_s, rel=1e-3)
+    # Readings bound the ticks' phase to half of what lies between two: the rest is in the delay.
+    assert counter.delay_s == pytest.approx(truth.delay_s, abs=0.01)
+    assert counter.smear_s == pytest.approx(truth.smear_s, abs=0.02)
+    assert counter.step_j == pytest.approx(0.001)
+    assert counter.poll_s == pytest.approx(0.02, rel=0.01)
+
+
+def test_static_power_and_coefficients_are_found(case, found):
+    """Each lies near what it was, and says how near."""
+    device, truth = found.devices[0], case.truth.devices["GPU-0"].coefficients
+    assert device.counter.idle_w == pytest.approx(truth["static_w"], rel=0.01)
+    for name in ("static_w", "F", "a", "b", "c"):
+        value, sd = device.coefficients[name]
+        assert value == pytest.approx(truth[name], rel=0.08), name
+        assert abs(value - truth[name]) < 4 * sd, name
+
+
+def test_an_honest_trace_breaks_no_promise(found):
+    """And what everything rests on is known."""
+    kept = promises(found)
+    assert [one.id for one in kept if one.verdict is Verdict.FAIL] == []
+    assert verdicts(found)["foreseen"] is Verdict.PASS
+    assert exit_code(kept) == 0
+
+
+def test_the_other_half_is_foreseen_without_having_been_seen(case, found):
+    """The factors spread as the noise of steps lets them, around one."""
+    foreseen = found.devices[0].foreseen
+    assert foreseen.off < 0.02
+    assert abs(foreseen.bias) < 0.005
+    assert 0 < foreseen.quantile(0.5) < foreseen.quantile(0.9)
+
+
+def test_decode_gets_cheaper_with_the_batch_and_stays_above_the_floor(found):
+    """By batch size, in order, each with the physical floor beside it."""
+    rows = found.devices[0].decode
+    assert len(rows) >= 4
+    assert [row.token_j for row in rows] == sorted((row.token_j for row in rows), reverse=True)
+    assert all(row.floor_j and row.token_j > row.floor_j for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("stranger-1", {"attributed", "foreseen"}),
+        ("polls-9hz", {"ticks", "foreseen"}),
+        ("pp2", {"foreseen"}),
+        ("coarse", {"resolution"}),
+        ("lost-steps", {"attributed"}),
+    ],
+)
+def test_what_is_wrong_breaks_its_promise(name, broken):
+    """A stranger, slow polls, a wrong form, a coarse counter, losses: each where it belongs."""
+    found = find(build(name, seconds=75.0).trace(), name)
+    kept = promises(found)
+    failed = {one.id for one in kept if one.verdict is Verdict.FAIL}
+    assert broken <= failed
+    assert not {"conservation", "receipts"} & failed
+    assert exit_code(kept) == 1
+
+
+def test_the_floor_is_that_of_the_design():
+    """8B in bf16 at context 512: 0.069, 0.014 and 0.008 J a token for 8, 64 and 256 at once."""
+    engine = Engine("0", ("g",), params=8.03e9, weight_bytes=16.06e9, kv_bytes_per_token=131072.0)
+    for batch, joules in ((8, 0.069), (64, 0.0140), (256, 0.0081)):
+        assert floor_j(engine, batch, 512, 1) == pytest.approx(joules, rel=0.03)
+    assert floor_j(Engine("0", ("g",)), 8, 512, 1) is None
+
+
+def test_counter_and_power_are_compared():
+    """A counter that shows 4 % less than the power beside it has a ratio of 0.96."""
+    device = Device("g", "card", Quality.MEASURED)
+    readings = [
+        Reading("g", i * 20_000_000, (i // 5) * 9_600_000, power_w=100.0) for i in range(501)
+    ]
+    looked = look([device], [], readings)
+    counter = examine(looked.snapshot.devices[0], readings, looked.intervals["g"])
+    assert counter.power_ratio == pytest.approx(0.96, rel=0.001)
+
+
+def test_a_trace_without_work_cannot_be_judged():
+    """It says so, and what to look at."""
+    device = Device("g", "card", Quality.MEASURED)
+    readings = [Reading("g", i * 20_000_000, i * 1_000_000) for i in range(50)]
+    with pytest.raises(SelftestError, match="no engine step"):
+        find(Trace((device,), (), list(readings)), "idle.jsonl")
