@@ -65,6 +65,20 @@ def test_requests_grow_and_open_their_receipts(show, meter):
     expect(receipt).to_be_hidden()
 
 
+def test_the_finished_are_shown_whole(show, meter):
+    """All twelve rows stand in their frame: the last one is not cut, and nothing scrolls."""
+    page = show(meter)
+    row = page.locator("#finished tr").first
+    expect(row).to_be_visible()
+    # At once, before the page draws anew.
+    whole = page.evaluate(
+        """() => { const rows = document.getElementById("finished"), frame = rows.closest(".scroll");
+        while (rows.children.length < 12) rows.append(rows.firstElementChild.cloneNode(true));
+        return frame.scrollHeight <= frame.clientHeight; }"""
+    )
+    assert whole
+
+
 def test_a_thousand_requests_stay_light(show):
     """All are counted and each has its cell; the rows are the first of the order, and so few that
     the page's size does not depend on how many run. Filter and order look at all of them."""
