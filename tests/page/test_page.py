@@ -72,7 +72,8 @@ def test_the_finished_are_shown_whole(show, meter):
     expect(row).to_be_visible()
     # At once, before the page draws anew.
     whole = page.evaluate(
-        """() => { const rows = document.getElementById("finished"), frame = rows.closest(".scroll");
+        """() => { const rows = document.getElementById("finished");
+        const frame = rows.closest(".scroll");
         while (rows.children.length < 12) rows.append(rows.firstElementChild.cloneNode(true));
         return frame.scrollHeight <= frame.clientHeight; }"""
     )
