@@ -347,11 +347,26 @@ def report(
 
 @app.command()
 def selftest(
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Analyse a trace recorded before.")
+    url: Annotated[
+        str | None, typer.Option(help="The running server, under a meter that records.")
     ] = None,
+    meter: Annotated[str, typer.Option(help="Where its meter's port is.")] = (
+        "http://127.0.0.1:9401"
+    ),
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What `run --record` writes; alone: judge only this."),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="On the demo's engine and simulated card instead.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="Of the server [its first].")] = None,
+    seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
+    ] = None,
+    html_out: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots there.")
     ] = None,
 ) -> None:
     """Find how truly this meter measures here, and hold the README's promises against it.
@@ -360,10 +375,16 @@ def selftest(
     """
     from meter.selftest import run as room
 
-    if trace is None:
-        _fail("selftest: give a --trace FILE")
     try:
-        code = room.show(room.of_trace(trace), json_out)
+        if demo:
+            found = room.of_demo(seconds)
+        elif trace is None:
+            _fail("selftest: give --demo, --trace FILE, or --url URL with the --trace it records")
+        elif url is not None:
+            found = room.of_server(url, meter, model, seconds, trace)
+        else:
+            found = room.of_trace(trace)
+        code = room.show(found, json_out, html_out)
     except room.SelftestError as error:
         _fail(f"selftest: {error}")
     raise typer.Exit(code)

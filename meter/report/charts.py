@@ -16,8 +16,8 @@ def timeline(bins: Sequence[Bin], stamp: Label, watts: Label, title: str) -> str
     """Stacked power by account; time without a measurement is hatched."""
     width, height = 960, 260
     most = _round_up(max((sum(b.watts) for b in bins if b.watts), default=1.0) * 1.05)
-    x, y = _scales(width, height, bins[0].start_s, bins[-1].end_s, most)
-    parts = [_grid(width, height, most, watts), _times(bins, x, height, stamp)]
+    x, y = scales(width, height, bins[0].start_s, bins[-1].end_s, most)
+    parts = [grid(width, height, most, watts), _times(bins, x, height, stamp)]
     parts += [_hatched(x(b.start_s), x(b.end_s), height) for b in bins if b.watts is None]
     for run in _runs(bins):
         base = [0.0] * len(run)
@@ -26,7 +26,7 @@ def timeline(bins: Sequence[Bin], stamp: Label, watts: Label, title: str) -> str
             if any(high > low for high, low in zip(top, base, strict=True)):
                 parts.append(_area(run, base, top, x, y, name))
             base = top
-    return _svg(width, height, title, parts)
+    return svg(width, height, title, parts)
 
 
 def line(
@@ -36,12 +36,12 @@ def line(
     width, height = 960, 110
     values = [value(b) or 0.0 for b in bins]
     most = _round_up(max(1.0, max(values, default=1.0)) * 1.05)
-    x, y = _scales(width, height, bins[0].start_s, bins[-1].end_s, most)
-    parts = [_grid(width, height, most, lambda v: f"{v:,.0f}", 2), _times(bins, x, height, stamp)]
+    x, y = scales(width, height, bins[0].start_s, bins[-1].end_s, most)
+    parts = [grid(width, height, most, lambda v: f"{v:,.0f}", 2), _times(bins, x, height, stamp)]
     for run in _runs(bins):
         zero = [0.0] * len(run)
         parts.append(_area(run, zero, [value(b) or 0.0 for b in run], x, y, "count"))
-    return _svg(width, height, title, parts)
+    return svg(width, height, title, parts)
 
 
 def histogram(values: Sequence[float], label: Label, title: str, bars: int = 24) -> str:
@@ -57,8 +57,8 @@ def histogram(values: Sequence[float], label: Label, title: str, bars: int = 24)
     for value in positive:
         counts[min(bars - 1, int((math.log10(value) - low) / (high - low) * bars))] += 1
     most = _round_up(max(counts))
-    x, y = _scales(width, height, low, high, most)
-    parts = [_grid(width, height, most, lambda v: f"{v:,.0f}", 2)]
+    x, y = scales(width, height, low, high, most)
+    parts = [grid(width, height, most, lambda v: f"{v:,.0f}", 2)]
     step = (high - low) / bars
     for i, count in enumerate(counts):
         left, right = x(low + i * step), x(low + (i + 1) * step)
@@ -71,19 +71,19 @@ def histogram(values: Sequence[float], label: Label, title: str, bars: int = 24)
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         at = low + part * (high - low)
         anchor = {0.0: "start", 1.0: "end"}.get(part, "middle")
-        parts.append(_text(x(at), height - 6, label(10**at), anchor))
+        parts.append(text(x(at), height - 6, label(10**at), anchor))
     median = positive[len(positive) // 2]
     at = x(math.log10(median))
     parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{y(0):.1f}"/>')
     side, shift = ("end", -5) if at > width / 2 else ("start", 5)
-    parts.append(_text(at + shift, _TOP + 10, f"median {label(median)}", side, "ink"))
-    return _svg(width, height, title, parts)
+    parts.append(text(at + shift, _TOP + 10, f"median {label(median)}", side, "ink"))
+    return svg(width, height, title, parts)
 
 
 # --- parts ----------------------------------------------------------------------------------
 
 
-def _scales(
+def scales(
     width: int, height: int, low: float, high: float, most: float
 ) -> tuple[Callable[[float], float], Callable[[float], float]]:
     room = width - _LEFT - _RIGHT
@@ -99,14 +99,14 @@ def _round_up(value: float) -> float:
     return next(step * base for step in (1, 1.5, 2, 3, 4, 5, 8, 10) if step * base >= value)
 
 
-def _grid(width: int, height: int, most: float, label: Label, steps: int = 4) -> str:
+def grid(width: int, height: int, most: float, label: Label, steps: int = 4) -> str:
     floor, parts = height - _BOTTOM, []
     for i in range(steps + 1):
         at = floor - (floor - _TOP) * i / steps
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
         )
-        parts.append(_text(_LEFT - 6, at + 4, label(most * i / steps), "end"))
+        parts.append(text(_LEFT - 6, at + 4, label(most * i / steps), "end"))
     return "".join(parts)
 
 
@@ -116,11 +116,11 @@ def _times(bins: Sequence[Bin], x: Callable[[float], float], height: int, stamp:
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         at = start + part * (end - start)
         anchor = {0.0: "start", 1.0: "end"}.get(part, "middle")
-        parts.append(_text(x(at), height - 6, stamp(at), anchor))
+        parts.append(text(x(at), height - 6, stamp(at), anchor))
     return "".join(parts)
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "soft") -> str:
+def text(x: float, y: float, text: str, anchor: str, kind: str = "soft") -> str:
     return (
         f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )
@@ -167,7 +167,7 @@ def _hatched(left: float, right: float, height: int) -> str:
     )
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"

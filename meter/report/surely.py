@@ -25,7 +25,7 @@ _REASONS = {
     "dummy_steps": "steps of ranks without work",
     "counter_silent": "time in which the counter was not read",
 }
-_MEANINGS = {
+MEANINGS = {
     "static_w": "drawn with a model loaded, doing nothing",
     "F": "a step, whoever is in it",
     "a": "a prompt token",
@@ -94,7 +94,7 @@ def _coefficient(name: str, value: float, sd: float | None) -> str:
     else:
         doubt = "–" if sd is None else f"± {quantity(sd, _unit(name), 2)}"
         figures = (quantity(value, _unit(name)), doubt)
-    return row((_MEANINGS.get(name, name), name, *figures))
+    return row((MEANINGS.get(name, name), name, *figures))
 
 
 def _unit(coefficient: str) -> str:

@@ -16,7 +16,7 @@ _STEP_MAX = 0.01
 _DELAY_SD_S_MAX = 0.01
 _IDLE_MAX = 0.02
 _POWER_MAX = 0.10
-_FORESEEN_MAX = 0.02
+FORESEEN_MAX = 0.02
 _ALONE_MAX = 0.05
 _SWING_MAX = 0.05
 _REPEATS_MAX = 0.02
@@ -152,7 +152,7 @@ def _coefficients(devices: Sequence[DeviceFindings]) -> tuple[Promise, ...]:
         _worst(
             devices,
             Promise("foreseen", "what one half of the load taught foresees the other half",
-                    None, _FORESEEN_MAX, "", "too few intervals with work in each half"),
+                    None, FORESEEN_MAX, "", "too few intervals with work in each half"),
             lambda d: d.foreseen.off if d.foreseen else None,
             _said_foreseen,
         ),

@@ -1,4 +1,4 @@
-"""``joulemeter selftest``: gets a trace, finds, judges, prints."""
+"""``joulemeter selftest``: judges findings, prints, and writes files: what the command calls."""
 
 from __future__ import annotations
 
@@ -7,45 +7,44 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from meter.selftest.findings import Findings, SelftestError, find
+from meter.selftest.findings import DeviceFindings, Findings, SelftestError
+from meter.selftest.html import to_html
 from meter.selftest.promises import Promise, exit_code, promises
+from meter.selftest.stage import of_demo, of_server, of_trace
 from meter.selftest.text import to_text
-from meter.trace import TraceError, read_trace
 
-__all__ = ["SelftestError", "of_trace", "show"]
-
-
-def of_trace(path: Path) -> Findings:
-    """What a recorded trace shows. Raises ``SelftestError``."""
-    try:
-        return find(read_trace(path), path.name)
-    except TraceError as error:
-        raise SelftestError(str(error)) from error
+__all__ = ["SelftestError", "of_demo", "of_server", "of_trace", "show"]
 
 
-def show(found: Findings, json_out: Path | None = None) -> int:
+def show(found: Findings, json_out: Path | None = None, html_out: Path | None = None) -> int:
     """Print the report, write the files; returns the exit code. Raises ``SelftestError``."""
     kept = promises(found)
     print(to_text(found, kept))
     if json_out is not None:
         _write(json_out, json.dumps(to_json(found, kept), indent=1) + "\n")
+    if html_out is not None:
+        _write(html_out, to_html(found, kept))
     return exit_code(kept)
 
 
 def to_json(found: Findings, kept: tuple[Promise, ...]) -> dict[str, Any]:
     """All figures, with the names that ``Findings`` gives them, and the promises."""
     judged = [{**one._asdict(), "verdict": one.verdict.value} for one in kept]
-    devices = [
-        {**asdict(d), "counter": d.counter._asdict(), "decode": [r._asdict() for r in d.decode],
-         **{n: v and v._asdict() for n, v in
-            (("foreseen", d.foreseen), ("alone", d.alone), ("sweep", d.sweep))}}
-        for d in found.devices
-    ]  # fmt: skip
     told = asdict(found) | {
-        "devices": devices,
+        "devices": [_device(device) for device in found.devices],
         "repeats": found.repeats and found.repeats._asdict(),
     }
     return {"promises": judged, "exit_code": exit_code(kept), **told}
+
+
+def _device(device: DeviceFindings) -> dict[str, Any]:
+    return asdict(device) | {
+        "counter": device.counter._asdict(),
+        "decode": [row._asdict() for row in device.decode],
+        "foreseen": device.foreseen and device.foreseen._asdict(),
+        "alone": device.alone and device.alone._asdict(),
+        "sweep": device.sweep and device.sweep._asdict(),
+    }
 
 
 def _write(path: Path, text: str) -> None:

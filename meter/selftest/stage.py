@@ -1,0 +1,96 @@
+"""Where the load is played: on the demo's simulated card, or on a server that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from meter.demo import process, stage
+from meter.selftest.findings import Findings, SelftestError, find
+from meter.selftest.load import Load, LoadError, Size
+from meter.trace import TraceError, read_trace
+
+_SETTLE_S = 20.0
+_FLUSHED_S = 3.0
+
+
+def of_trace(path: Path) -> Findings:
+    """What a recorded trace shows. Raises ``SelftestError``."""
+    try:
+        return find(read_trace(path), path.name)
+    except TraceError as error:
+        raise SelftestError(str(error)) from error
+
+
+def of_demo(seconds: float, size: Size | None = None) -> Findings:
+    """The embedded engine on a simulated card. Raises ``SelftestError``."""
+    with tempfile.TemporaryDirectory(prefix="joulemeter-selftest-") as name:
+        folder = Path(name)
+        made = stage.simulated(folder, process.free_port(8000))
+        metered = process.Metered.start(made, folder, process.free_port())
+        try:
+            up = f"{made.base_url}/health"
+            if not process.wait_until(lambda: process.answers(up), made.start_s):
+                raise SelftestError(f"the engine does not serve:\n{metered.last_words()}")
+            _play(made.base_url, made.model, seconds, size or Size())
+            _settle(metered.url)
+        finally:
+            metered.stop()
+        return of_trace(metered.trace)
+
+
+def of_server(
+    url: str,
+    meter: str,
+    model: str | None,
+    seconds: float,
+    trace: Path,
+    size: Size | None = None,
+) -> Findings:
+    """A server that runs under a meter that records to ``trace``. Raises ``SelftestError``."""
+    url, meter = url.rstrip("/"), meter.rstrip("/")
+    if not isinstance(process.get_json(f"{meter}/v1/summary"), dict):
+        raise SelftestError(
+            f"no meter answers at {meter}: start the server with "
+            f"`joulemeter run --record {trace} -- …`"
+        )
+    served = process.get_json(f"{url}/v1/models")
+    if not isinstance(served, dict) or not served.get("data"):
+        raise SelftestError(f"no server with the OpenAI API answers at {url}")
+    if not trace.exists():
+        raise SelftestError(
+            f"{trace} is not there: start the server with `joulemeter run --record {trace} -- …`"
+        )
+    _play(url, model or served["data"][0]["id"], seconds, size or _size(served["data"][0]))
+    _settle(meter)
+    time.sleep(_FLUSHED_S)
+    return of_trace(trace)
+
+
+def _size(served: dict[str, Any]) -> Size:
+    """Smaller prompts for a model with a short context."""
+    longest = served.get("max_model_len")
+    return Size(words=min(1.0, longest / 4096)) if isinstance(longest, int) else Size()
+
+
+def _play(url: str, model: str, seconds: float, size: Size) -> None:
+    print(f"playing the designed load for about {seconds:.0f} s …", file=sys.stderr)
+    load = Load(url, model, size)
+    try:
+        asyncio.run(load.play(seconds))
+    except LoadError as error:
+        raise SelftestError(f"the load broke off: {error}") from error
+
+
+def _settle(meter: str) -> None:
+    """Wait until every receipt is final."""
+
+    def settled() -> bool:
+        summary = process.get_json(f"{meter}/v1/summary")
+        return isinstance(summary, dict) and not summary["receipts_open"]
+
+    process.wait_until(settled, _SETTLE_S, pause_s=0.5)

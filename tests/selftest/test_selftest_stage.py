@@ -1,0 +1,61 @@
+"""The load on a real engine under a real meter, on the simulated card; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from meter.demo import process, stage
+from meter.selftest.load import Size
+from meter.selftest.promises import Verdict, promises
+from meter.selftest.run import SelftestError, of_demo, of_server, show
+
+SMALL = Size(rounds=1, repeats=1, company=4, pulses=2)
+
+
+def kept(found):
+    """What must hold on the busiest machine."""
+    verdicts = {one.id: one.verdict for one in promises(found)}
+    assert verdicts["conservation"] is verdicts["receipts"] is Verdict.PASS
+    assert verdicts["resolution"] is verdicts["floor"] is Verdict.PASS
+    assert found.quality == "simulated"
+    assert found.devices[0].counter.refresh_s == pytest.approx(0.1, rel=0.01)
+    assert found.devices[0].counter.call_s is not None
+
+
+def test_the_demo_is_judged_and_marked_simulated(tmp_path: Path, capsys) -> None:
+    """The whole way, with its files; text, JSON and page tell the same promises."""
+    found = of_demo(1.0, SMALL)
+    kept(found)
+    code = show(found, tmp_path / "out.json", tmp_path / "out.html")
+    told = json.loads((tmp_path / "out.json").read_text())
+    page, text = (tmp_path / "out.html").read_text(), capsys.readouterr().out
+    assert told["exit_code"] == code
+    assert "simulated" in page and "simulated" in text
+    for promise in told["promises"]:
+        assert promise["says"] in text
+        assert promise["says"].replace("'", "&#x27;") in page
+    # Alone and in company, short and long, and bursts of 1, 2 and 4.
+    assert told["requests"] >= 4 + 7 + SMALL.pulses
+
+
+def test_a_running_server_is_judged_by_what_its_meter_records(tmp_path: Path) -> None:
+    """Nothing is started or stopped: only asked, and the trace is read while it is written."""
+    made = stage.simulated(tmp_path, process.free_port())
+    metered = process.Metered.start(made, tmp_path, process.free_port())
+    try:
+        up = f"{made.base_url}/health"
+        assert process.wait_until(lambda: process.answers(up), made.start_s)
+        kept(of_server(made.base_url + "/", metered.url, None, 1.0, metered.trace, SMALL))
+        metered.check()
+    finally:
+        metered.stop()
+
+
+def test_without_a_meter_nothing_is_asked(tmp_path: Path) -> None:
+    """The message says how to start the server."""
+    nobody = f"http://127.0.0.1:{process.free_port()}"
+    with pytest.raises(SelftestError, match="joulemeter run --record"):
+        of_server(nobody, nobody, None, 1.0, tmp_path / "trace.jsonl")
