@@ -27,6 +27,8 @@ def main(seconds: float, code: int, model: str = "tiny") -> int:
         for name in names:
             now = time.monotonic_ns()
             sender.opened(now, name, parent=f"cmpl-{name}-0", prompt_tokens=50, tenant="acme")
+        # At once: a test that kills this engine means the requests that it holds.
+        sender.flush()
         for k in range(10):
             phase = (50, 0, "p") if k == 0 else (1, 49 + k, "d")
             start_ns = time.monotonic_ns()
