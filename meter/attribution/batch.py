@@ -113,6 +113,10 @@ class Batch:
         self._synchronised = False
         return members
 
+    def is_empty(self) -> None:
+        """Nobody runs, and that is known: a step in change form has its base again."""
+        self._synchronised = not self._joined or self._synchronised
+
     def remove(self, request: str) -> bool:
         """Take a closed request out; true where it was a member."""
         offset = self._joined.pop(request, None)

@@ -115,6 +115,10 @@ class EngineState:
         self.unfinished -= 1
         if self.unfinished == 0:
             self._idle_since_ns = event.t_ns
+            if self._lost_from_ns is not None:
+                self._note_lost(self._lost_from_ns, event.t_ns, None)
+                self._lost_from_ns = None
+            self.batch.is_empty()
 
     def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
         """Put the ends of closed requests among the changes, but for those a step still names.

@@ -341,3 +341,30 @@ def test_what_was_learned_is_where_a_new_life_begins() -> None:
     fresh = Attributor([GPU], [ENGINE], restored=[again])
     coefficients = fresh.snapshot().devices[0].coefficients
     assert tuple(coefficients.values()) == tuple(known.fit.coefficients)
+
+
+def test_after_a_lost_step_the_batch_is_known_again_when_nobody_runs() -> None:
+    """Steps in change form have their base again then: a loss does not cost the rest of the run."""
+    events: list[Event] = []
+    for i in range(301):
+        events.append(Reading(GPU.id, i * 20_000_000, 6_000_000 * i))
+    seq = 0
+    for number, start_ms in enumerate((500, 3000)):
+        name, t_ns = f"r{number}", start_ms * 1_000_000
+        events.append(RequestOpened(ENGINE.id, name, t_ns))
+        for k in range(50):
+            work = (Work(name, 20, 0, Phase.PREFILL),) if k == 0 else ()
+            work = (Work(name, 1, 20, Phase.DECODE),) if k == 1 else work
+            step = Step(ENGINE.id, 0, seq, t_ns, t_ns + 20_000_000, work, same=seq > 0)
+            if seq != 10:
+                events.append(step)
+            t_ns, seq = t_ns + 20_000_000, seq + 1
+        events.append(RequestClosed(ENGINE.id, name, t_ns, reason="stop"))
+    core = play(sorted(events, key=lambda event: event.t_ns))
+    s = core.snapshot()
+    first, second = (core.receipt(name) for name in ("r0", "r1"))
+    assert first is not None and second is not None
+    assert s.lost_steps == 40
+    assert second.energy_j > 4 * first.energy_j > 0
+    assert s.unattributed["lost_steps"] > 0
+    assert conserved(s)

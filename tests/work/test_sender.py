@@ -314,3 +314,19 @@ def test_the_next_meter_hears_of_an_idle_engine(tmp_path: Path) -> None:
             second.close()
     finally:
         sender.close()
+
+
+def test_every_ten_seconds_a_step_is_told_in_full(sender: Sender, clock: Clock, ear: Ear) -> None:
+    """Whoever lost a step that did arrive follows again after so long at the most."""
+    sender.hello({"engine": "0"})
+    sender.opened(0, "r", parent="R")
+    full = []
+    for seq in range(300):
+        t0_ns = seq * 100_000_000
+        same = not sender.wants_full
+        sender.step(seq, t0_ns, t0_ns + 1, [] if same else [("r", 1, seq, "d")], same=same)
+        sender.flush()
+        ear.read()
+        if not same:
+            full.append(seq)
+    assert full == [0, 102, 204]

@@ -37,9 +37,10 @@ has. A full queue (the kernel holds 10) keeps the buffer; a flush 2 ms later sen
 buffer that grows too large drops its steps, and a jump in ``seq`` tells so. Without a listener
 steps are dropped at once; a connection is tried twice a second, and a new one begins with ``H``
 and an ``O`` for every open request. After either loss ``wants_full`` asks for a step in full form;
-until it comes, steps in change form are not sent: they would have no base. The ``H`` of a
-connection that comes in mid-life says with ``next_seq`` which step comes next, how many were
-missed by whom it is told, and how many requests are open.
+until it comes, steps in change form are not sent: they would have no base. (It asks every ten
+seconds too, for whoever lost a step that did arrive.) The ``H`` of a connection that comes in
+mid-life says with ``next_seq`` which step comes next, how many were missed by whom it is told, and
+how many requests are open.
 
 An engine that falls idle flushes no more. From ``ready`` on a thread flushes in its place what a
 full queue has left behind, and says every half second without a word that the engine is there: so
@@ -63,6 +64,8 @@ BUFFER_BYTES = 1024 * 1024
 RETRY_NS = 500_000_000
 FLUSH_S = 0.02
 FULL_NS = 2_000_000
+#: Who lost a step elsewhere (a full inbox, a damaged trace) follows again after so long.
+FULL_FORM_EVERY_NS = 10_000_000_000
 
 # A full step of this many requests still fits one datagram of the default socket buffer.
 _WORK_PER_RECORD = 1000
@@ -127,6 +130,8 @@ class Sender:
         self._size = 0
         self._stalled = False
         self._needs_full = True
+        self._full_form_ns = 0  # when a step was last told in full form
+        self._full_form_due = False
         self._next_seq = 0
         self._heard = -1  # datagrams when the thread looked last
         self._told_lost = 0  # of the lost steps, those that whoever listens can tell
@@ -145,7 +150,8 @@ class Sender:
     @property
     def wants_full(self) -> bool:
         """True where the next step has to be in full form for the meter to follow."""
-        return self._needs_full and self._socket is not None and not self._stalled
+        wanted = self._needs_full or self._full_form_due
+        return wanted and self._socket is not None and not self._stalled
 
     # --- what the engine says
 
@@ -214,12 +220,14 @@ class Sender:
             if self._stalled:
                 return
         if not same:
-            self._needs_full = False
+            self._needs_full = self._full_form_due = False
+            self._full_form_ns = t1_ns
             self._put(_encode(("F", seq, t0_ns, t1_ns, work)))
         elif work or drop:
             self._put(_encode(("S", seq, t0_ns, t1_ns, work, drop)))
         else:
             self._put(f'["S",{seq},{t0_ns},{t1_ns},[],[]]')
+        self._full_form_due = t1_ns - self._full_form_ns > FULL_FORM_EVERY_NS
 
     def _put_parts(self, seq: int, work: Sequence[WorkRow]) -> Sequence[WorkRow]:
         """Put all but the first rows into records of their own; the first rows are returned."""
