@@ -325,3 +325,12 @@ def test_the_module_runs_as_a_program():
         [sys.executable, "-m", "meter.cli", "version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == __version__
+
+
+def test_a_record_that_cannot_be_written_is_refused_before_the_server_starts(call, tmp_path):
+    """Who asks for a trace must not find out at the end that there is none."""
+    mark = tmp_path / "started"
+    ended = call("record", str(tmp_path / "none" / "t.jsonl"), "--", "touch", str(mark))
+    assert ended.exit_code == 2
+    assert "there is no folder" in ended.output
+    assert not mark.exists()
