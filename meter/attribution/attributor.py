@@ -60,8 +60,8 @@ from meter.model import (
 #: A counter may be silent so long (NVML calls can hang for 30 s) and its steps wait for its joules.
 _SILENT_NS = 45_000_000_000
 #: A settlement costs the same whatever has happened: the more engines, the rarer.
-_SETTLE_EVERY_NS_PER_ENGINE = 125_000_000
-_SETTLE_EVERY_NS_MIN, _SETTLE_EVERY_NS_MAX = 250_000_000, 1_000_000_000
+_SETTLE_EVERY_NS_PER_ENGINE = 190_000_000
+_SETTLE_EVERY_NS_MIN, _SETTLE_EVERY_NS_MAX = 250_000_000, 1_500_000_000
 _BLOCK = 256
 _HINDSIGHT_ROUNDS = 3
 _FOREVER_NS = 1 << 62
