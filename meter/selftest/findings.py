@@ -39,7 +39,8 @@ class DeviceFindings:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``receipts_residual_j``: what requests were charged less what the accounts hold of them."""
+    """``devices``: those on which work ran. ``receipts_residual_j``: what requests were charged
+    less what the accounts hold of them."""
 
     source: str
     seconds: float
@@ -68,6 +69,8 @@ def find(trace: Trace, source: str) -> Findings:
     looked = look(trace.devices, trace.engines, trace.events)
     if not looked.snapshot.measured_j:
         raise SelftestError(f"in {source} no counter moves: `joulemeter doctor` says why")
+    if not any(intervals.busy.any() for intervals in looked.intervals.values()):
+        raise SelftestError(f"in {source} no counter moves while a step runs: is the trace whole?")
     middle_ns = int(np.median(steps))
     taught = learn(trace.devices, trace.engines, _until(trace.events, middle_ns))
     tested = look(trace.devices, trace.engines, trace.events, taught)
@@ -90,6 +93,7 @@ def find(trace: Trace, source: str) -> Findings:
         devices=tuple(
             _device(state.device.id, looked, tested, middle_ns, trace.events)
             for state in snapshot.devices
+            if looked.intervals[state.device.id].busy.any()
         ),
         repeats=repeats(looked.receipts),
     )

@@ -99,6 +99,8 @@ class Company:
     def spells(self) -> list[tuple[int, int]]:
         """From when to when somebody was there."""
         ends = np.flatnonzero(self._held == 0)
+        if not len(ends):
+            return []
         starts = np.concatenate(([0], ends[:-1] + 1))
         return [
             (int(self._times[a]), int(self._times[b])) for a, b in zip(starts, ends, strict=True)

@@ -120,7 +120,8 @@ def _counters(devices: Sequence[DeviceFindings]) -> tuple[Promise, ...]:
             Promise("lag", "how late the counter shows what was drawn is found", None,
                     _DELAY_SD_S_MAX, "s", "not to be seen: the load was too steady or too short"),
             lambda d: d.counter.delay_sd_s,
-            lambda d: f"{_ms(d.counter.delay_s)} late, smeared over {_ms(d.counter.smear_s)}",
+            lambda d: f"{_ms(d.counter.delay_s)} late against ticks as readings time them, "
+            f"smeared over {_ms(d.counter.smear_s)}",
         ),
         _worst(
             devices,
@@ -161,7 +162,7 @@ def _coefficients(devices: Sequence[DeviceFindings]) -> tuple[Promise, ...]:
             Promise("alone", "what was learned in company foresees a request alone", None,
                     _ALONE_MAX, "", "too few requests alone, or too little company"),
             lambda d: d.alone.off if d.alone else None,
-            lambda d: f"{len(d.alone.ratios)} requests, {d.alone.bias:+.2%} in the middle"
+            lambda d: f"{len(d.alone.ratios)} requests, {_signed(d.alone.bias)} in the middle"
             if d.alone
             else "",
         ),
@@ -173,8 +174,8 @@ def _said_foreseen(device: DeviceFindings) -> str:
     if one is None:
         return ""
     return (
-        f"{len(one.factors)} intervals; together {one.bias:+.2%}; one by one half within "
-        f"{one.quantile(0.5):.1%}, nine in ten within {one.quantile(0.9):.1%}"
+        f"{len(one.factors)} intervals; together {_signed(one.bias)}; one by one half within "
+        f"{_percent(one.quantile(0.5))}, nine in ten within {_percent(one.quantile(0.9))}"
     )
 
 
@@ -186,7 +187,7 @@ def _repeated(found: Findings) -> Promise:
         one.spread if one else None,
         _REPEATS_MAX,
         "",
-        f"{one.requests} requests in {one.groups} groups; their own doubt {one.doubt:.1%}"
+        f"{one.requests} requests in {one.groups} groups; their own doubt {_percent(one.doubt)}"
         if one
         else "no request came often enough under one load",
     )
@@ -240,6 +241,14 @@ def _tick(refresh_s: float | None) -> str:
     if refresh_s is None:
         return "its tick was not found"
     return f"a tick every {_ms(refresh_s)}" if refresh_s else "it moves at every reading"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2f} %"
 
 
 def _ms(seconds: float | None) -> str:

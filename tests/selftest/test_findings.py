@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meter.model import Device, Engine, Quality, Reading
+from meter.model import Device, Engine, Quality, Reading, RequestClosed
 from meter.selftest.bound import floor_j
 from meter.selftest.counter import examine
 from meter.selftest.findings import SelftestError, find
@@ -82,10 +82,11 @@ def test_decode_gets_cheaper_with_the_batch_and_stays_above_the_floor(found):
         ("pp2", {"foreseen"}),
         ("coarse", {"resolution"}),
         ("lost-steps", {"attributed"}),
+        ("shared-mixed", {"foreseen", "alone"}),
     ],
 )
 def test_what_is_wrong_breaks_its_promise(name, broken):
-    """A stranger, slow polls, a wrong form, a coarse counter, losses: each where it belongs."""
+    """A stranger, slow polls, a wrong form, a coarse counter, losses, two models: each its own."""
     found = find(build(name, seconds=75.0).trace(), name)
     kept = promises(found)
     failed = {one.id for one in kept if one.verdict is Verdict.FAIL}
@@ -111,6 +112,26 @@ def test_counter_and_power_are_compared():
     looked = look([device], [], readings)
     counter = examine(looked.snapshot.devices[0], readings, looked.intervals["g"])
     assert counter.power_ratio == pytest.approx(0.96, rel=0.001)
+
+
+def test_a_device_without_work_is_not_judged(case, found):
+    """Another card that idles beside it adds its joules to the sum, and breaks no promise."""
+    trace = case.trace()
+    first, last = trace.events[0].t_ns, trace.events[-1].t_ns
+    other = Device("idle", "another", Quality.MEASURED)
+    readings = [Reading("idle", t, (t - first) // 10) for t in range(first, last, 50_000_000)]
+    events = sorted([*trace.events, *readings], key=lambda event: event.t_ns)
+    both = find(Trace((*trace.devices, other), trace.engines, events), "two")
+    assert [device.device.id for device in both.devices] == ["GPU-0"]
+    assert both.measured_j > found.measured_j + 5000
+    assert verdicts(both) == verdicts(found)
+
+
+def test_requests_that_never_end_are_no_error(case):
+    """Then nothing is known of requests alone; the rest is judged."""
+    trace = case.trace()
+    trace.events = [e for e in trace.events if not isinstance(e, RequestClosed)]
+    assert verdicts(find(trace, "cut"))["alone"] is Verdict.UNKNOWN
 
 
 def test_a_trace_without_work_cannot_be_judged():
