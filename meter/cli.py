@@ -93,6 +93,8 @@ def record_(
     log_level: LogLevel = None,
 ) -> None:
     """Start a server, meter it, and write down what the sources saw, for replay."""
+    if not trace.parent.is_dir():
+        _fail(f"{trace}: there is no folder {trace.parent}; make it, or name another file")
     _run(command, config, port, host, trace, source, nvml_library, log_level)
 
 
@@ -107,8 +109,6 @@ def _run(
     log_level: str | None,
 ) -> None:
     settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
-    if record is not None and not record.parent.is_dir():
-        _fail(f"{record}: there is no folder {record.parent}; make it, or name another file")
     from meter.runtime.signals import block_signals
 
     # Before numpy is imported: its threads would take the signals that we wait for.
