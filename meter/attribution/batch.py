@@ -113,7 +113,7 @@ class Batch:
         self._synchronised = False
         return members
 
-    def is_empty(self) -> None:
+    def everybody_is_gone(self) -> None:
         """Nobody runs, and that is known: a step in change form has its base again."""
         self._synchronised = not self._joined or self._synchronised
 

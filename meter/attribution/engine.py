@@ -85,13 +85,11 @@ class EngineState:
         self.ready(t_ns)
         if self.unfinished and self.last is not None and self._lost_from_ns is None:
             self._lost_from_ns = self._gap_start(t_ns)
-        if self._lost_from_ns is not None:
-            self._note_lost(self._lost_from_ns, t_ns, None)
+        self._lost_until(t_ns)
         for request in [r for r, held in self.requests.items() if held.closed is None]:
             self.close(RequestClosed(self.info.id, request, t_ns, reason="lost"))
         self.end_closing(None)
         self._forget_batch()
-        self._lost_from_ns = None
         self._last_seq = None
 
     # --- its requests
@@ -115,10 +113,8 @@ class EngineState:
         self.unfinished -= 1
         if self.unfinished == 0:
             self._idle_since_ns = event.t_ns
-            if self._lost_from_ns is not None:
-                self._note_lost(self._lost_from_ns, event.t_ns, None)
-                self._lost_from_ns = None
-            self.batch.is_empty()
+            self._lost_until(event.t_ns)
+            self.batch.everybody_is_gone()
 
     def end_closing(self, older_than_ns: int | None, named: frozenset[str] = frozenset()) -> None:
         """Put the ends of closed requests among the changes, but for those a step still names.
@@ -231,6 +227,12 @@ class EngineState:
         self._forget_batch()
         if self._lost_from_ns is None:
             self._lost_from_ns = self.last.t1_ns if self.last is not None else t_ns
+
+    def _lost_until(self, t_ns: int) -> None:
+        """A loss, if there is one, ends here: nobody runs any more."""
+        if self._lost_from_ns is not None:
+            self._note_lost(self._lost_from_ns, t_ns, None)
+            self._lost_from_ns = None
 
     def _end_loss(self, row: PassRow) -> PassRow:
         """The first known pass after a loss; no gap is charged to it."""
