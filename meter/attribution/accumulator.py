@@ -7,11 +7,10 @@ a step from pass ``j`` on with context ``x`` owes ``ΔA + (x − (j − k0))·Δ
 
 The doubt rests on more sums of the same kind. The noise of single steps (``resolution``): for
 a share of ``f_k + κ·c_k`` at a context of κ the error is ``(u_k + κ·v_k)·ε_k``, and its square has
-three sums. The
-coefficients' covariance: over the request's own features less those that its joules would buy on
-average in its intervals, again linear in κ. Passes settle in blocks, all sums by numpy; what a
-block puts on bills is gathered first, and worked out for all of it at once (``charges``,
-``stretches``).
+three sums. The coefficients' covariance: over the request's own features less those that its joules
+would buy on average in its intervals, again linear in κ. Passes settle in blocks, all sums by
+numpy; what a block puts on bills is gathered first, and worked out for all of it at once
+(``charges``, ``stretches``).
 """
 
 from __future__ import annotations

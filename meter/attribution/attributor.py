@@ -12,7 +12,7 @@ the accounts (``books``). What the counters moved and no account has yet is *pen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -87,8 +87,10 @@ class Attributor:
 
     ``fits``: fixed coefficients by device id, instead of calibration; ``restored``: what an earlier
     life had learned, where calibration begins. With ``hindsight`` nothing settles before
-    ``finish``, and then with coefficients that all intervals have taught. Devices and engines may
-    also come as events. No method raises on odd input: what cannot be used is counted.
+    ``finish``, and then with coefficients that all intervals have taught. ``watch`` is shown each
+    block of a device's intervals as its joules are handed out, and how many of them are closed.
+    Devices and engines may also come as events. No method raises on odd input: what cannot be used
+    is counted.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Attributor:
         fits: Mapping[str, Fit] | None = None,
         restored: Iterable[Learned] = (),
         hindsight: bool = False,
+        watch: Callable[[str, Block, int], None] | None = None,
     ) -> None:
+        self._watch = watch
         self._reorder = Reorder()
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
@@ -423,6 +427,8 @@ class Attributor:
         closed: int,
     ) -> None:
         device = work.counter.device
+        if self._watch is not None:
+            self._watch(device.id, block, closed)
         shares = distribute(block, strange, closed, work.intervals, device.id)
         engine, model = (owners[0].info.id, owners[0].model) if len(owners) == 1 else ("", "")
         self._books.add(engine, model, Account.IDLE, device.quality, shares.idle_j)

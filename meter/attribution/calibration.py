@@ -99,7 +99,7 @@ class Calibration:
                 block.energy_j[:closed],
                 block.totals[:closed, RUN_S],
                 block.run_share[:closed],
-                block.jitter_s[:closed] / np.diff(block.edges[: closed + 1]),
+                block.jitter[:closed],
             )
         )[usable]
         self._seen += len(rows)

@@ -59,9 +59,8 @@ class Fit:
     ``noise``: robust relative standard deviation of one step. ``pace``: seconds per feature that
     steps usually take. ``misfit``: what neither noise nor known edges explain of an interval,
     relative: ticks that wander, a coarse counter, a form that is wrong. ``drift``: the same of many
-    intervals together.
-    ``converged`` is false until enough busy intervals were seen; until then nothing is bounded by
-    the fit.
+    intervals together. ``converged`` is false until enough busy intervals were seen; until then
+    nothing is bounded by the fit.
     """
 
     coefficients: Coefficients

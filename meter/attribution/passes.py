@@ -56,20 +56,6 @@ def tokens(rows: Ints) -> Ints:
     return np.asarray(prefill_tokens(rows) + rows[:, D_TOKENS])
 
 
-def note_parts(table: PassTable, rows: Ints, number: Ints, seen: tuple[Array, ...]) -> None:
-    """Note which part of passes intervals show, in order of pass and interval.
-
-    All (n,): places in the table; numbers of intervals; ``seen``: what goes to ``PART``, ``SHARE``
-    and ``LATER``.
-    """
-    new = table.interval[rows] < 0
-    # The first entry of a pass is written last, and stays.
-    table.interval[rows[new][::-1]] = number[new][::-1]
-    offset = np.clip(number - table.interval[rows], 0, PARTS - 1)
-    for column, values in zip((PART, SHARE, LATER), seen, strict=True):
-        np.add.at(table.booked, (rows, column + offset), values)
-
-
 class PassTable:
     """Passes in order of ``k``; call ``gather`` before a look at the arrays.
 
@@ -107,6 +93,19 @@ class PassTable:
         if number != self.first_fact + len(self.facts):
             self.facts, self.first_fact = np.zeros((0, FACTS)), number
         self.facts = np.concatenate((self.facts, facts))
+
+    def note_parts(self, rows: Ints, number: Ints, seen: tuple[Array, ...]) -> None:
+        """Note which part of passes intervals show, in order of pass and interval.
+
+        All (n,): places in the table; numbers of intervals; ``seen``: what goes to ``PART``,
+        ``SHARE`` and ``LATER``.
+        """
+        new = self.interval[rows] < 0
+        # The first entry of a pass is written last, and stays.
+        self.interval[rows[new][::-1]] = number[new][::-1]
+        offset = np.clip(number - self.interval[rows], 0, PARTS - 1)
+        for column, values in zip((PART, SHARE, LATER), seen, strict=True):
+            np.add.at(self.booked, (rows, column + offset), values)
 
     def ended_by(self, t_ns: int) -> int:
         """How many passes end at ``t_ns`` at the latest: they are in order of their ends."""

@@ -79,11 +79,10 @@ class Sight(NamedTuple):
     def later(self, amounts: Array, count: int) -> Array:
         """For each entry, what its interval shows of the ``amounts`` of later runs."""
         order = np.argsort(self.place, kind="stable")
-        shown = self.part[order] * amounts[self.run[order]]
-        total = np.bincount(self.place + 1, self.part * amounts[self.run], minlength=count + 1)
-        until = np.cumsum(shown) - (np.cumsum(total) - total)[self.place[order] + 1]
+        shown, place = self.part[order] * amounts[self.run[order]], self.place[order] + 1
+        ends = np.cumsum(np.bincount(place, shown, minlength=count + 1))
         later = np.empty(len(order))
-        later[order] = total[self.place[order] + 1] - until
+        later[order] = ends[place] - np.cumsum(shown)
         return np.maximum(later, 0.0)
 
     def handed_back(self, rates: Array, runs: int) -> Array:

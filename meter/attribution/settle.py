@@ -85,6 +85,11 @@ class Block:
         return np.asarray(self.totals[:, FORESEEN_J])
 
     @property
+    def jitter(self) -> Array:
+        """Doubt of the edges as a share of the interval."""
+        return np.asarray(self.jitter_s / np.diff(self.edges))
+
+    @property
     def teaches(self) -> NDArray[np.bool_]:
         """Where the work is wholly known, so that the calibration may learn from it."""
         return np.asarray((self.totals[:, LOST_J] <= 0) & (self.totals[:, STARTUP_S] <= 1e-9))
@@ -158,7 +163,7 @@ def _mark_excess(block: Block) -> None:
     stretch[usual_s <= 0] = 0.0
     expected = foreseen + block.totals[:, RUN_J] * stretch
     relative = fit.relative_variance(
-        block.totals[:, :SIZE], foreseen, block.run_share, block.jitter_s / np.diff(block.edges)
+        block.totals[:, :SIZE], foreseen, block.run_share, block.jitter
     )
     sigma = np.maximum(np.sqrt(relative), _EXCESS_SPREAD_MIN) * expected
     block.high[:] = (block.energy_j - expected > _EXCESS_SIGMAS * sigma) & block.teaches
@@ -290,8 +295,7 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
     facts[:, SQUARES] = block.run_share[:closed]
     before = np.concatenate((per_joule[:1], per_joule[:-1]))
     facts[:, SHARED] = sight.shared(block.priced.run_j, closed) * before * per_joule
-    jitter = (block.jitter_s / np.diff(block.edges))[:closed]
-    facts[:, EDGE] = (np.square(jitter) + block.fit.misfit**2) / 2
+    facts[:, EDGE] = (np.square(block.jitter[:closed]) + block.fit.misfit**2) / 2
     members = load.per_member(block.theta, block.priced)
     paid = [
         sight.handed_back(sight.summed(joules, closed) * per_joule, len(load.t0))
@@ -311,4 +315,4 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
         mine = (run >= first) & (run < first + len(rows))
         devices = len(engine.info.devices)
         seen = (part[mine], share[mine], later[mine] * devices)
-        passes.note_parts(table, rows[run[mine] - first], first_number + place[mine], seen)
+        table.note_parts(rows[run[mine] - first], first_number + place[mine], seen)

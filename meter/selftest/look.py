@@ -1,21 +1,20 @@
 """Runs the core over events, and keeps every interval with its work and what was foreseen for it.
 
-The core hands out an interval's joules in one place; here it is also written down. Nothing is
-computed a second time: what is judged is what the receipts were made with.
+The core shows each block of intervals as it hands out their joules. Nothing is computed a second
+time: what is judged is what the receipts were made with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meter.attribution import Attributor, Fit
 from meter.attribution.fit import SIZE, Rows
-from meter.attribution.load import LOST_J, RUN_S, STARTUP_S
+from meter.attribution.load import RUN_S
 from meter.attribution.settle import Block
 from meter.model import Device, Engine, Event, Receipt, Snapshot
 
@@ -81,13 +80,17 @@ def look(
     fits: Mapping[str, Fit] | None = None,
 ) -> Looked:
     """Over all events: with given ``fits``, else with what all intervals teach."""
-    core = _Looking(devices, engines, fits=fits, hindsight=fits is None)
+    kept: dict[str, list[Intervals]] = {}
+
+    def keep(device: str, block: Block, closed: int) -> None:
+        kept.setdefault(device, []).append(_intervals(block, closed))
+
+    core = Attributor(devices, engines, fits=fits, hindsight=fits is None, watch=keep)
     for event in events:
         core.feed(event)
     core.finish()
     snapshot = core.snapshot()
-    found = {state.device.id: _joined(core.kept.get(state.device.id, [])) for state in
-             snapshot.devices}  # fmt: skip
+    found = {s.device.id: _joined(kept.get(s.device.id, [])) for s in snapshot.devices}
     return Looked(snapshot, tuple(core.drain()), found, core.fits())
 
 
@@ -102,18 +105,6 @@ def learn(
     return core.fits()
 
 
-class _Looking(Attributor):
-    """Writes down each block of intervals as it is handed out."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.kept: dict[str, list[Intervals]] = {}
-        super().__init__(*args, **options)
-
-    def _hand_out(self, work: Any, owners: Any, block: Block, strange: Mask, closed: int) -> None:
-        self.kept.setdefault(work.counter.device.id, []).append(_intervals(block, closed))
-        super()._hand_out(work, owners, block, strange, closed)
-
-
 def _intervals(block: Block, closed: int) -> Intervals:
     edges_ns = block.load.origin_ns + np.rint(block.edges * 1e9).astype(np.int64)
     totals = block.totals[:closed]
@@ -125,8 +116,8 @@ def _intervals(block: Block, closed: int) -> Intervals:
         features=totals[:, :SIZE],
         run_s=totals[:, RUN_S],
         run_share=block.run_share[:closed],
-        jitter=block.jitter_s[:closed] / np.diff(block.edges[: closed + 1]),
-        known=(totals[:, LOST_J] <= 0) & (totals[:, STARTUP_S] <= _SOME),
+        jitter=block.jitter[:closed],
+        known=block.teaches[:closed],
     )
 
 
