@@ -52,6 +52,10 @@ LogLevel = Annotated[
     str | None,
     typer.Option(help="Least severe message of the meter that is shown.", show_default="warning"),
 ]
+RecordTo = Annotated[
+    Path | None,
+    typer.Option("--record", metavar="TRACE", help="Write all events there (.gz, .zst compress)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Command = Annotated[
     list[str], typer.Argument(metavar="-- CMD...", help="The server's command, as without us.")
@@ -64,10 +68,7 @@ def run(
     config: ConfigFile = None,
     port: PortNumber = None,
     host: Host = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="TRACE", help="Write all events there (.gz, .zst compress)."),
-    ] = None,
+    record: RecordTo = None,
     source: Source = None,
     nvml_library: NvmlLibrary = None,
     log_level: LogLevel = None,
@@ -132,10 +133,7 @@ def attach(
     config: ConfigFile = None,
     port: PortNumber = None,
     host: Host = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="TRACE", help="Write all events there (.gz, .zst compress)."),
-    ] = None,
+    record: RecordTo = None,
     source: Source = None,
     nvml_library: NvmlLibrary = None,
     log_level: LogLevel = None,
