@@ -28,7 +28,6 @@ from typing import Any
 
 import yaml
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from meter.demo.demo import Demo
@@ -37,7 +36,7 @@ from meter.demo.stage import simulated
 from tests.grafana import fleet, week
 from tests.grafana.promql import BOARDS, ROOT, filled, load, panels
 from tests.grafana.server import Prometheus, serving
-from tests.page.browser import chromium
+from tests.page.browser import launched
 from tests.pictures import BYTES_MAX
 
 SOURCE = ROOT / "grafana" / "preview"
@@ -156,8 +155,7 @@ def build() -> Path:
 def draw(scene: Scene, pages: Path, out: Path, each_panel: bool) -> None:
     """Every board, and with ``each_panel`` every panel, as a picture in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium())
+    with launched() as browser:
         for path in BOARDS:
             board = load(path)
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
@@ -174,7 +172,6 @@ def draw(scene: Scene, pages: Path, out: Path, each_panel: bool) -> None:
                 picture = out / f"{path.stem}-{panel['id']:02}-{name}.png"
                 page.locator(f"#panel-{panel['id']}").screenshot(path=picture)
             page.close()
-        browser.close()
 
 
 def _small(path: Path) -> Path:

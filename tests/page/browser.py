@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -19,3 +22,13 @@ def chromium() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(said)
     pytest.skip(said)
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser, for as long as the block lasts."""
+    path = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

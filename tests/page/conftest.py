@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.page.browser import chromium
+from tests.page.browser import launched
 from tests.page.meter import Meter
 
 expect.set_options(timeout=30_000)
@@ -16,11 +16,8 @@ expect.set_options(timeout=30_000)
 @pytest.fixture(scope="module")
 def browser():
     """One for the module, not the session: its event loop would be in other tests' way."""
-    path = chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

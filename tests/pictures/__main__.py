@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from rich.console import Console
 
 from meter.config import load as load_settings
@@ -24,7 +24,7 @@ from meter.top.draw import Size, frame
 from meter.top.feed import Heard, Query, listen
 from meter.top.series import Series
 from meter.top.view import View
-from tests.page.browser import chromium
+from tests.page.browser import launched
 from tests.pictures import BYTES_MAX, DIRECTORY
 
 _FILL_S = 125.0  # what the charts show, and a little more
@@ -37,10 +37,9 @@ def main() -> None:
     DIRECTORY.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="joulemeter-pictures-") as name,
-        sync_playwright() as playwright,
+        launched() as browser,
     ):
         folder = Path(name)
-        browser = playwright.chromium.launch(executable_path=chromium())
         stage = simulated(folder, free_port(8000))
         metered = Metered.start(stage, folder, free_port(PAGE_PORT))
         try:
@@ -57,7 +56,6 @@ def main() -> None:
         finally:
             metered.stop()
         report(browser, metered, folder)
-        browser.close()
 
 
 def pages(browser: Browser, metered: Metered) -> None:

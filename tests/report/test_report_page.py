@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from meter.report.figures import Ask, Bin, Line, Meter, Report
 from meter.report.html import to_html
-from tests.page.browser import chromium
+from tests.page.browser import launched
 
 MADE = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
 VOID = {"meta", "link", "br"}
@@ -179,11 +178,8 @@ def test_names_are_text_and_never_markup():
 
 @pytest.fixture(scope="module")
 def browser():
-    path = chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [360, 1100])

@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from meter.selftest.findings import find
 from meter.selftest.html import to_html
 from meter.selftest.promises import promises
-from tests.page.browser import chromium
+from tests.page.browser import launched
 from tests.truth.scenarios import build
 
 MADE = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
@@ -34,8 +33,7 @@ def test_the_page_needs_nothing_else(found):
 
 def test_it_is_drawn_whole(found):
     """Each promise in a row, two plots inside the page's width, and nothing to scroll sideways."""
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+    with launched() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 800})
         page.set_content(to_html(found, promises(found), MADE))
         assert page.locator(".promises tr").count() == len(promises(found))
@@ -49,4 +47,3 @@ def test_it_is_drawn_whole(found):
             "all => all.map(one => +one.getAttribute('height'))"
         )
         assert len(bars) == 41 and max(bars) > 50 and min(bars) >= 0
-        browser.close()
