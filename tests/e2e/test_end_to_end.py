@@ -302,7 +302,7 @@ def test_intervals_that_are_not_closed_fail(
 
 @pytest.mark.parametrize(
     ("names", "scale"),
-    [(("step_j",), 0.5), (("prefill_j",), 0.5), (("decode_j", "context_j"), 2.0)],
+    [(("step_j",), 0.5), (("prefill_j",), 0.5), (("decode_j", "context_j"), 4.0)],
 )
 def test_wrong_coefficients_fail(
     judged: Judged, say: Callable[[str], None], names: tuple[str, ...], scale: float
