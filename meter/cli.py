@@ -22,7 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="The live energy meter for LLM inference: every joule in one account.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at the settings in force.")
 app.add_typer(config_app, name="config")
@@ -60,6 +59,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Command = Annotated[
     list[str], typer.Argument(metavar="-- CMD...", help="The server's command, as without us.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """The live energy meter for LLM inference: every joule in one account."""
 
 
 @app.command(context_settings=_BEFORE_COMMAND)

@@ -90,8 +90,9 @@ def test_help_names_the_settings_defaults(call, monkeypatch, name):
 
 
 def test_the_version_is_the_packages(call):
-    """As text and as JSON."""
+    """As text and as JSON, and as other programs are asked."""
     assert call("version").output.strip() == __version__
+    assert (call("--version").exit_code, call("--version").output) == (0, f"{__version__}\n")
     assert json.loads(call("version", "--json").output) == {"version": __version__}
 
 

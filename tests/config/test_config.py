@@ -93,7 +93,8 @@ def test_settings_cannot_be_changed():
         ("pricing: {electricity_price: 1}", "pricing.electricity_price",
          "pricing.electricity_price_per_kwh"),
         ("recrod: x", "recrod", "record"),
-        ("powre: {source: cpu}", "powre", "power.source"),
+        ("powre: {source: cpu}", "powre", "power"),
+        ("pricing: {hardware: 1}", "pricing.hardware", "pricing.hardware_price_per_hour"),
         ("pue: 1.2", "pue", "pricing.pue"),
         ("http: {rate_hz: 5}", "http.rate_hz", "power.rate_hz"),
     ],
@@ -112,25 +113,50 @@ def test_a_key_like_no_other_says_where_all_are(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
+    ("name", "said"),
     [
-        ("JOULEMETER_POWR__RATE_HZ", "power.rate_hz"),
-        ("JOULEMETER_RECROD", "record"),
-        ("JOULEMETER_HTTP__PROT", "http.port"),
-        ("JOULEMETER_LOG", "log_level"),
+        ("JOULEMETER_POWR__RATE_HZ", "did you mean JOULEMETER_POWER__RATE_HZ?"),
+        ("JOULEMETER_POWER_RATE_HZ", "did you mean JOULEMETER_POWER__RATE_HZ?"),
+        ("JOULEMETER_RECROD", "did you mean JOULEMETER_RECORD?"),
+        ("JOULEMETER_HTTP__PROT", "did you mean JOULEMETER_HTTP__PORT?"),
+        ("JOULEMETER_HTTP__", "did you mean JOULEMETER_HTTP__"),
+        ("JOULEMETER_PORT", "did you mean JOULEMETER_HTTP__PORT?"),
+        ("JOULEMETER_PUE", "did you mean JOULEMETER_PRICING__PUE?"),
+        ("JOULEMETER_LOG", "did you mean JOULEMETER_LOG_LEVEL?"),
+        ("JOULEMETER_CONIFG", "did you mean JOULEMETER_CONFIG?"),
+        ("JOULEMETER_SOCKETS", "did you mean JOULEMETER_SOCKET?"),
+        ("JOULEMETER_QQQQ", "`joulemeter config show` has them all"),
     ],
 )
-def test_an_unknown_variable_is_an_error_too(monkeypatch, name, nearest):
+def test_an_unknown_variable_is_an_error_too(monkeypatch, name, said):
     """The library would pass over most of them in silence."""
     monkeypatch.setenv(name, "1")
-    with pytest.raises(ConfigError, match=f"did you mean {nearest}"):
+    with pytest.raises(ConfigError) as raised:
         load()
+    assert str(raised.value).startswith(f"{name}: unknown variable: {said}")
 
 
 def test_variables_that_are_no_settings_are_left_alone(monkeypatch):
     """The socket's path and the simulated card's file have names of their own."""
     monkeypatch.setenv("JOULEMETER_SOCKET", "/s")
     monkeypatch.setenv("JOULEMETER_FAKE_NVML", "/f")
+    assert load() == Settings()
+
+
+def test_what_kubernetes_sets_is_left_alone(monkeypatch):
+    """In every pod beside a service called joulemeter, or joulemeter-metrics."""
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "9401",
+        "SERVICE_PORT_HTTP": "9401",
+        "PORT": "tcp://10.0.0.1:9401",
+        "PORT_9401_TCP": "tcp://10.0.0.1:9401",
+        "PORT_9401_TCP_PROTO": "tcp",
+        "PORT_9401_TCP_PORT": "9401",
+        "PORT_9401_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(f"JOULEMETER_{name}", value)
+        monkeypatch.setenv(f"JOULEMETER_METRICS_{name}", value)
     assert load() == Settings()
 
 
@@ -193,6 +219,30 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_an_empty_file_is_no_settings(file):
     """A file of comments only is fine."""
     assert load(file("# nothing\n")) == Settings()
+
+
+def test_an_empty_section_is_no_settings(file, monkeypatch):
+    """All of its keys may be commented out; variables still set them."""
+    path = file("pricing:\n  # pue: 1.2\nhttp:\n")
+    assert load(path) == Settings()
+    monkeypatch.setenv("JOULEMETER_HTTP__PORT", "2")
+    assert load(path).http.port == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http:\n  port: 1\n  host: h\n  port: 2\n", "'port' is given twice, in lines 2 and 4"),
+        ("http: {port: 1}\npricing:\nhttp: {host: h}", "'http' is given twice, in lines 1 and 3"),
+        ("http: {port: 1, port: 2}", "'port' is given twice, in line 1"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(file, text, said):
+    """YAML's reader would take the last one in silence, and drop the first."""
+    path = file(text)
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert str(raised.value) == f"{path}: {said}: keep one of the two"
 
 
 def test_every_key_is_described():
