@@ -111,9 +111,12 @@ def record_(
     log_level: LogLevel = None,
 ) -> None:
     """Start a server, meter it, and write down what the sources saw, for replay."""
+    # Without the "--", a command with TRACE forgotten would be written over.
+    if command[0] != "--" or len(command) < 2:
+        _fail("record: give TRACE -- CMD…, as in: record trace.jsonl.zst -- vllm serve MODEL")
     if not trace.parent.is_dir():
         _fail(f"{trace}: there is no folder {trace.parent}; make it, or name another file")
-    _run(command, config, port, host, trace, source, nvml_library, log_level)
+    _run(command[1:], config, port, host, trace, source, nvml_library, log_level)
 
 
 def _run(
@@ -133,9 +136,7 @@ def _run(
     mask = block_signals()
     from meter.runtime.run import run as run_command
 
-    # After TRACE a "--" is still there.
-    words = command[1:] if command[0] == "--" else command
-    raise typer.Exit(run_command(words, settings, mask))
+    raise typer.Exit(run_command(command, settings, mask))
 
 
 @app.command()

@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 from meter.export.live import WATCHERS_MAX, Live
 from meter.export.prometheus import make_registry
+from meter.export.query import QueryError, only, whole
 from meter.export.receipts import Priced, receipt_json
-from meter.export.running import Query, QueryError, Shown
+from meter.export.running import Query, Shown
 from meter.export.site import routes as page_routes
 from meter.export.state import State
 from meter.export.summary import summary_json
@@ -55,7 +56,7 @@ def create_app(view: View, now_ns: Callable[[], int] = time.monotonic_ns) -> Sta
     metrics = make_asgi_app(make_registry(view.state, now_ns))
     return Starlette(
         routes=[
-            Route("/metrics", _Asgi(metrics)),
+            Route("/metrics", _Asgi(metrics), methods=["GET"]),
             Route("/v1/receipts", api.recent),
             Route("/v1/receipts/{request_id:path}", api.receipt),
             Route("/v1/summary", api.summary),
@@ -65,7 +66,11 @@ def create_app(view: View, now_ns: Callable[[], int] = time.monotonic_ns) -> Sta
             Route("/v1/live", api.live),
             *page_routes(),
         ],
-        exception_handlers={HTTPException: _http_problem, Exception: _failure},
+        exception_handlers={
+            HTTPException: _http_problem,
+            QueryError: _query_problem,
+            Exception: _failure,
+        },
     )
 
 
@@ -89,19 +94,16 @@ class _Api:
 
     async def live(self, request: Request) -> Response:
         """What happens now, a few times a second, until the client hangs up."""
-        try:
-            query = Query.parse(request.query_params)
-        except QueryError as error:
-            return problem(
-                HTTPStatus.BAD_REQUEST, str(error), field=error.field, remedy=error.remedy
-            )
+        query = Query.parse(request.query_params)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.method == "HEAD":  # it would never end
+            return Response(headers=headers, media_type="text/event-stream")
         if self._live.watchers >= WATCHERS_MAX:
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"{WATCHERS_MAX} clients watch already",
                 remedy="Close a page, or ask /v1/summary now and then.",
             )
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
             self._live.stream(query), media_type="text/event-stream", headers=headers
         )
@@ -113,7 +115,7 @@ class _Api:
         if priced is None:
             return problem(
                 HTTPStatus.NOT_FOUND,
-                f"no receipt for {name!r}",
+                f"no receipt for {_short(name)!r}",
                 field="request_id",
                 remedy="Use the id of the server's answer (field id, or header X-Request-Id). "
                 "Refused requests have no receipt; only the most recent receipts are kept.",
@@ -122,15 +124,8 @@ class _Api:
 
     async def recent(self, request: Request) -> Response:
         """The newest final receipts."""
-        text = request.query_params.get("limit", "20")
-        if not text.isdecimal() or not 1 <= int(text) <= RECENT_MAX:
-            return problem(
-                HTTPStatus.BAD_REQUEST,
-                f"limit is {text!r}",
-                field="limit",
-                remedy=f"Give a whole number from 1 to {RECENT_MAX}.",
-            )
-        receipts = await _ask(lambda: self._view.recent(int(text)))
+        limit = whole(only(request.query_params, ("limit",)), "limit", 20, 1, RECENT_MAX)
+        receipts = await _ask(lambda: self._view.recent(limit))
         return JSONResponse({"receipts": [receipt_json(priced) for priced in receipts]})
 
     async def summary(self, request: Request) -> Response:
@@ -190,11 +185,30 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if status is HTTPStatus.NOT_FOUND:
         return problem(
             status,
-            f"no such page: {request.url.path}",
+            f"no such page: {_short(request.url.path)}",
             remedy="There are /metrics, /v1/summary, /v1/live, /v1/receipts, /v1/receipts/{id}, "
             "/livez, /readyz and /.",
         )
-    return problem(status, str(detail))
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        answer = problem(
+            status,
+            f"{_short(request.method)} is not known here",
+            remedy="This port only reads: GET.",
+        )
+    else:
+        answer = problem(status, str(detail))
+    answer.headers.update(getattr(error, "headers", None) or {})  # Allow
+    return answer
+
+
+async def _query_problem(request: Request, error: Exception) -> Response:
+    field, remedy = getattr(error, "field", None), getattr(error, "remedy", None)
+    return problem(HTTPStatus.BAD_REQUEST, str(error), field=field, remedy=remedy)
+
+
+def _short(text: str) -> str:
+    """What a client sent, as far as an answer repeats it."""
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 async def _failure(request: Request, error: Exception) -> Response:

@@ -68,6 +68,7 @@ def make_registry(
     now_ns: Callable[[], int] = time.monotonic_ns,
 ) -> CollectorRegistry:
     """A registry that holds this collector and nothing else (no process or GC metrics)."""
-    registry = CollectorRegistry(auto_describe=False)
+    # Without names known beforehand, so that ``/metrics?name[]=…`` finds them all the same.
+    registry = CollectorRegistry(auto_describe=False, support_collectors_without_names=True)
     registry.register(StateCollector(state, now_ns))
     return registry

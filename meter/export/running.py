@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from meter.export.query import QueryError, only, whole
 from meter.model import Progress, Running
 
 ROWS_MAX = 200
@@ -31,15 +32,6 @@ ORDERS: Mapping[str, Callable[[Shown], float]] = {
 }
 
 
-class QueryError(ValueError):
-    """A query that cannot be answered: its field, and what it may be."""
-
-    def __init__(self, field: str, remedy: str) -> None:
-        super().__init__(f"{field}: {remedy}")
-        self.field = field
-        self.remedy = remedy
-
-
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which rows one watcher wants: the first ``rows`` by ``order`` whose id, tenant or model
@@ -52,12 +44,12 @@ class Query:
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Query:
         """From an address's parameters. Raises ``QueryError``."""
-        rows, order = given.get("rows", "50"), given.get("sort", "energy")
-        if not rows.isdecimal() or int(rows) > ROWS_MAX:
-            raise QueryError("rows", f"Give a whole number from 0 to {ROWS_MAX}.")
+        only(given, ("rows", "sort", "match"))
+        order = given.get("sort", "energy")
         if order not in ORDERS:
-            raise QueryError("sort", f"Give one of {', '.join(ORDERS)}.")
-        return cls(int(rows), order, given.get("match", "").casefold())
+            raise QueryError("sort", f"{order[:100]!r}", f"Give one of {', '.join(ORDERS)}.")
+        rows = whole(given, "rows", 50, 0, ROWS_MAX)
+        return cls(rows, order, given.get("match", "").casefold())
 
 
 def running_json(rows: Sequence[Shown], query: Query, now_ns: int) -> dict[str, Any]:

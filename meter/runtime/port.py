@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from typing import Any
@@ -64,7 +65,15 @@ def _bind(host: str, port: int) -> socket.socket:
         if bound is not None:
             bound.close()
         raise PortError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another port "
-            "(--port, http.port), 0 for any free one"
+            f"cannot listen on {host}:{port} ({error.strerror or error}): {_remedy(error)}"
         ) from error
     return bound
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            "choose an address of this machine (--host, http.host): 127.0.0.1 for it alone, "
+            "0.0.0.0 for others too"
+        )
+    return "choose another port (--port, http.port), 0 for any free one"

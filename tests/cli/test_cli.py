@@ -335,3 +335,17 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_server_starts(cal
     assert ended.exit_code == 2
     assert "there is no folder" in ended.output
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--", "CMD", "x"], ["CMD", "x"], ["t.jsonl", "--"], ["--port", "0", "--", "CMD", "x"]],
+)
+def test_record_without_a_trace_or_a_command_is_refused(call, tmp_path, words):
+    """And does not write over the command, as if that were the trace's name."""
+    command = tmp_path / "serve.sh"
+    command.write_text("exit 0")
+    ended = call("record", *(str(command) if word == "CMD" else word for word in words))
+    assert ended.exit_code == 2
+    assert "give TRACE -- CMD" in ended.stderr
+    assert command.read_text() == "exit 0"

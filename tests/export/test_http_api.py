@@ -56,10 +56,10 @@ def get(view):
     """Gets a path from the application."""
     transport = httpx.ASGITransport(create_app(view, lambda: 32 * NS), raise_app_exceptions=False)
 
-    def ask(path, **headers):
+    def ask(path, method="GET", **headers):
         async def run():
             async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
-                return await client.get(path, headers=headers)
+                return await client.request(method, path, headers=headers)
 
         return asyncio.run(run())
 
@@ -75,6 +75,13 @@ def test_metrics_are_negotiated(get):
     new = get("/metrics", accept=accept)
     assert new.headers["content-type"].startswith("application/openmetrics-text")
     assert new.text.endswith("# EOF\n")
+
+
+def test_some_metrics_alone(get):
+    """As Prometheus' own clients give them, by the names of samples."""
+    some = get("/metrics?name[]=joulemeter_build_info&name[]=joulemeter_tokens_total").text
+    names = {line.split("{")[0] for line in some.splitlines() if not line.startswith("#")}
+    assert names == {"joulemeter_build_info", "joulemeter_tokens_total"}
 
 
 def test_a_receipt_by_id(get):
@@ -192,17 +199,50 @@ def test_an_unknown_path_lists_the_known_ones(get):
     assert "/v1/summary" in answer.json()["remedy"]
 
 
-def test_another_method_is_refused(view):
-    """The port only reads."""
-
-    async def run():
-        transport = httpx.ASGITransport(create_app(view))
-        async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
-            return await client.post("/v1/summary")
-
-    answer = asyncio.run(run())
+@pytest.mark.parametrize("path", ["/metrics", "/v1/summary", "/v1/receipts/r1", "/readyz", "/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_another_method_is_refused(get, path, method):
+    """The port only reads, and says which methods do."""
+    answer = get(path, method)
     assert answer.status_code == 405
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["remedy"] == "This port only reads: GET."
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/summary", "/v1/live", "/livez", "/"])
+def test_head_is_get_without_waiting(get, path):
+    """Also where GET would never end."""
+    answer = get(path, "HEAD")
+    assert answer.status_code == 200
+    if path != "/v1/live":
+        assert answer.headers["content-type"] == get(path).headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("path", "detail", "remedy"),
+    [
+        ("/v1/receipts?limt=5", "limt: no such parameter", "Did you mean limit?"),
+        ("/v1/receipts?qqqq=5", "qqqq: no such parameter", "There are limit."),
+        ("/v1/live?row=5", "row: no such parameter", "Did you mean rows?"),
+        ("/v1/live?rows=201", "rows: '201'", "Give a whole number from 0 to 200."),
+    ],
+)
+def test_a_misspelt_parameter_is_refused(get, path, detail, remedy):
+    """Rather than passed over: the answer would be to another question."""
+    answer = get(path)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == detail
+    assert answer.json()["field"] == detail.split(":")[0]
+    assert answer.json()["remedy"] == remedy
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/receipts/", "/v1/receipts?limit=", "/v1/receipts?"])
+def test_what_is_too_long_is_not_repeated(get, path):
+    """A sentence is a sentence, whatever was sent."""
+    answer = get(path + "1" * 20_000)
+    assert answer.status_code in (400, 404)
+    assert len(answer.content) < 1000
 
 
 def test_a_failure_inside_is_a_problem_and_no_trace(get, view):

@@ -10,8 +10,9 @@ from export_samples import NS, make_receipt, make_snapshot
 from meter.export.live import Live
 from meter.export.moments import ACCOUNTS, Moments
 from meter.export.publisher import Publisher
+from meter.export.query import QueryError
 from meter.export.receipts import Priced
-from meter.export.running import CELLS_MAX, Query, QueryError, Shown, running_json
+from meter.export.running import CELLS_MAX, Query, Shown, running_json
 from meter.export.state import Health
 from meter.model import Progress, Running
 from meter.pricing import Tariff
