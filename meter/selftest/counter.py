@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from meter.model import DeviceState, Reading
-from meter.selftest.look import Intervals
+from meter.selftest.look import Intervals, runs
 
 _IDLE_S = 1.0
 _FEW = 5
-_POWER_MOST_S = 0.5
+_BUSY = 0.9
+_STEADY = 4
 
 
 class Counter(NamedTuple):
@@ -21,8 +21,9 @@ class Counter(NamedTuple):
 
     ``poll_s``: between two readings; ``edge_s``: doubt of a tick's time; ``step_j``: what the
     counter counts in; ``call_s``: how long one reading took; ``power_ratio``: joules of the counter
-    over the integral of the power that was read beside it; ``idle_w``: mean power where nothing ran
-    for a second, ``idle_sd_w`` its spread; ``static_w``: the level that was learned.
+    over the integral of the power that was read beside it, where that was steady; ``idle_w``: mean
+    power where nothing ran for a second, ``idle_sd_w`` its spread; ``static_w``: the level that was
+    learned.
     """
 
     refresh_s: float | None
@@ -60,7 +61,7 @@ def examine(state: DeviceState, readings: Sequence[Reading], intervals: Interval
         delay_s=state.delay_s,
         delay_sd_s=state.delay_sd_s,
         smear_s=state.smear_s,
-        power_ratio=_power_ratio(good),
+        power_ratio=_power_ratio(good, intervals),
         idle_w=idle_w,
         idle_sd_w=idle_sd_w,
         static_w=state.coefficients["static_w"] if learned else None,
@@ -93,15 +94,25 @@ def _idle(intervals: Intervals) -> tuple[float | None, float | None]:
     return float(mean_w), float(np.std(watts))
 
 
-def _power_ratio(readings: Sequence[Reading]) -> float | None:
-    """Over all pairs of readings that are near enough to each other and both know their power."""
+def _power_ratio(readings: Sequence[Reading], intervals: Intervals) -> float | None:
+    """Over stretches of four intervals and more that were busy throughout, or idle throughout.
+
+    What the power field shows is a short mean once a tick: it meets a short load, or misses it.
+    The first interval of a stretch is left out: the field may still show what was before.
+    """
+    powers = [(r.t_ns, r.power_w) for r in readings if r.power_w is not None]
+    if not powers:
+        return None
+    times_ns, power_w = np.array([t for t, _ in powers]), np.array([w for _, w in powers])
+    full = intervals.run_s > _BUSY * intervals.seconds
     counted_j = power_j = 0.0
-    for before, after in pairwise(readings):
-        seconds = (after.t_ns - before.t_ns) / 1e9
-        moved_uj = (after.energy_uj or 0) - (before.energy_uj or 0)
-        if before.power_w is None or after.power_w is None or moved_uj < 0:
-            continue
-        if seconds <= _POWER_MOST_S:
-            counted_j += moved_uj / 1e6
-            power_j += (before.power_w + after.power_w) / 2 * seconds
+    for chosen in (full, ~intervals.busy):
+        for run in runs(chosen & intervals.known):
+            low_ns, high_ns = intervals.end_ns[run[0]], intervals.end_ns[run[-1]]
+            inside = (times_ns > low_ns) & (times_ns <= high_ns)
+            if len(run) < _STEADY or not inside.any():
+                continue
+            counted_j += float(intervals.energy_j[run[1:]].sum())
+            mean_w = float(power_w[inside].mean())
+            power_j += mean_w * (high_ns - low_ns) / 1e9
     return counted_j / power_j if power_j > 0 else None

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from meter.model import Device, Engine, Event, Reading, Receipt, Step, worst
-from meter.selftest.bound import Decode, decode, published
+from meter.selftest.bound import Decode, Prefill, decode, prefill, published
 from meter.selftest.counter import Counter, examine
 from meter.selftest.foresight import Alone, Company, Foreseen, Sweep, alone, foreseen, sweep
 from meter.selftest.look import Looked, learn, look
+from meter.selftest.presence import Presence, presence
 from meter.selftest.repeats import Repeats, repeats
 from meter.trace import Trace
 
@@ -31,6 +32,7 @@ class DeviceFindings:
     alone: Alone | None
     sweep: Sweep | None
     decode: tuple[Decode, ...]
+    prefill: tuple[Prefill, ...]
     published: tuple[tuple[int, float], ...]
     intervals: int
     resets: int
@@ -78,6 +80,7 @@ def find(trace: Trace, source: str) -> Findings:
     quality = worst([state.device.quality for state in snapshot.devices])
     charged_j = sum(receipt.energy_j for receipt in looked.receipts) + snapshot.receipts_open_j
     times = [event.t_ns for event in trace.events]
+    presences = presence(trace.events)
     return Findings(
         source=source,
         seconds=(max(times) - min(times)) / 1e9,
@@ -91,11 +94,11 @@ def find(trace: Trace, source: str) -> Findings:
         requests=len(looked.receipts),
         lost_steps=snapshot.lost_steps,
         devices=tuple(
-            _device(state.device.id, looked, tested, middle_ns, trace.events)
+            _device(state.device.id, looked, tested, middle_ns, trace.events, presences)
             for state in snapshot.devices
             if looked.intervals[state.device.id].busy.any()
         ),
-        repeats=repeats(looked.receipts),
+        repeats=repeats(looked.receipts, presences),
     )
 
 
@@ -104,12 +107,18 @@ def _until(events: Sequence[Event], t_ns: int) -> list[Event]:
 
 
 def _device(
-    id: str, looked: Looked, tested: Looked, middle_ns: int, events: Sequence[Event]
+    id: str,
+    looked: Looked,
+    tested: Looked,
+    middle_ns: int,
+    events: Sequence[Event],
+    presences: Mapping[tuple[str, str], Presence],
 ) -> DeviceFindings:
     state = next(d for d in looked.snapshot.devices if d.device.id == id)
     owners = [e for e in looked.snapshot.engines if id in e.devices]
     intervals, fit = looked.intervals[id], looked.fits[id]
-    company = Company(_of(looked.receipts, owners))
+    receipts = _of(looked.receipts, owners)
+    company = Company(receipts)
     readings = [e for e in events if isinstance(e, Reading) and e.device == id]
     single = owners[0] if len(owners) == 1 else None
     mixed = any(engine.experts is not None for engine in owners)
@@ -122,6 +131,7 @@ def _device(
         alone=alone(intervals, company, fit, mixed),
         sweep=sweep(intervals, company, fit),
         decode=decode(intervals, owners, len(single.devices) if single else 1),
+        prefill=prefill(receipts, presences, owners),
         published=published(single, state.device.name) if single else (),
         intervals=state.intervals,
         resets=state.resets,

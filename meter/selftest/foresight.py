@@ -10,9 +10,10 @@ import numpy as np
 from meter.attribution.coefficients import GENERIC, with_experts
 from meter.attribution.fit import Fit, fit_rows
 from meter.model import Receipt
-from meter.selftest.look import Array, Intervals, Ints
+from meter.selftest.look import Array, Intervals, Ints, runs
 
 _FEW = 30
+_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _FEW_ALONE = 5
 _FEW_PULSES = 3
 _PHASES = 4
@@ -34,6 +35,11 @@ class Foreseen(NamedTuple):
     def quantile(self, share: float) -> float:
         """Of ``|factor − 1|``."""
         return float(np.quantile(np.abs(np.array(self.factors) - 1.0), share))
+
+    def quantiles(self) -> tuple[tuple[str, float], ...]:
+        """How the factors are distributed: (per cent of them, at most so much)."""
+        values = np.percentile(np.array(self.factors), _PERCENTILES).tolist()
+        return tuple(zip((f"p{share}" for share in _PERCENTILES), values, strict=True))
 
 
 class Alone(NamedTuple):
@@ -125,19 +131,13 @@ def alone(intervals: Intervals, company: Company, fit: Fit, experts: bool) -> Al
     expected, measured = intervals.features @ theta - idle_j, intervals.energy_j - idle_j
     ratios = [
         float(measured[run].sum() / expected[run].sum())
-        for run in _runs(lone)
+        for run in runs(lone)
         if len(run) >= 2 and expected[run].sum() > 0
     ]
     if len(ratios) < _FEW_ALONE:
         return None
     off = np.array(ratios) - 1.0
     return Alone(tuple(ratios), float(np.median(np.abs(off))), float(np.median(off)))
-
-
-def _runs(chosen: np.ndarray) -> list[Ints]:
-    """Places of neighbours that are all chosen."""
-    places = np.flatnonzero(chosen)
-    return [run for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(run)]
 
 
 def sweep(intervals: Intervals, company: Company, fit: Fit) -> Sweep | None:

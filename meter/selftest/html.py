@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -11,6 +12,7 @@ from meter.export.figures import duration, quantity
 from meter.report.surely import MEANINGS
 from meter.report.table import row, table
 from meter.selftest import plots
+from meter.selftest.bound import Decode, Prefill
 from meter.selftest.findings import DeviceFindings, Findings
 from meter.selftest.promises import FORESEEN_MAX, Promise, Verdict
 from meter.selftest.text import closing, limit, value
@@ -68,9 +70,19 @@ def _device(one: DeviceFindings) -> str:
             "<h3>Measured over foreseen energy: intervals of the second half, by coefficients of "
             "the first</h3>" + plots.factors(one.foreseen.factors, FORESEEN_MAX)
         )
+        shares = [f"{name}: {factor:.3f}" for name, factor in one.foreseen.quantiles()]
+        parts.append(f'<p class="soft">{", ".join(shares)}</p>')
     if one.decode:
-        parts.append("<h3>Joules per decoded token, by requests in a step</h3>" + _legend(one))
-        parts.append(plots.decode(one.decode, one.published))
+        title = "Joules per decoded token, by requests in a step"
+        parts.append(f"<h3>{title}</h3>{_legend(one)}")
+        parts.append(plots.by_batch(plots.lines(one.decode), title, one.published))
+        parts.append(_tokens("context", one.decode))
+    if one.prefill:
+        title = "Joules per prompt token, by requests in its steps"
+        said = "line: what was charged, by tokens of the prompt; dashed: its operations alone"
+        parts.append(f'<h3>{title}</h3><p class="soft">{said}</p>')
+        parts.append(plots.by_batch(plots.lines(one.prefill), title))
+        parts.append(_tokens("prompt", one.prefill))
     rows = [
         row(
             (
@@ -88,8 +100,27 @@ def _device(one: DeviceFindings) -> str:
     return f"{''.join(parts)}<h3>What work costs</h3>{table(heads, rows)}"
 
 
+def _tokens(read: str, rows: Sequence[Decode | Prefill]) -> str:
+    heads = ("requests", read, "J a token", "floor", "times the floor")
+    return table(
+        heads,
+        (
+            row(
+                (
+                    f"{one.batch:.1f}",
+                    f"{one[1]:,.0f}",
+                    quantity(one.token_j, "J", 3),
+                    quantity(one.floor_j, "J", 3),
+                    f"{one.token_j / one.floor_j:.1f}" if one.floor_j else "–",
+                )
+            )
+            for one in rows
+        ),
+    )
+
+
 def _legend(one: DeviceFindings) -> str:
-    said = ["line: measured, decoding alone"]
+    said = ["line: measured, decoding alone, by tokens of context"]
     if any(r.floor_j for r in one.decode):
         said.append("dashed: the physical floor, at the same contexts")
     if one.published:

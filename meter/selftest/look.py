@@ -105,6 +105,12 @@ def learn(
     return core.fits()
 
 
+def runs(chosen: Mask) -> list[Ints]:
+    """Places of neighbours that are all chosen."""
+    places = np.flatnonzero(chosen)
+    return [run for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(run)]
+
+
 def _intervals(block: Block, closed: int) -> Intervals:
     edges_ns = block.load.origin_ns + np.rint(block.edges * 1e9).astype(np.int64)
     totals = block.totals[:closed]

@@ -1,15 +1,17 @@
-"""Two plots as inline SVG: how well energy is foreseen, and what a decoded token takes."""
+"""Plots as inline SVG: how well energy is foreseen, and what a token takes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from meter.export.figures import quantity
 from meter.report.charts import grid, scales, svg, text
-from meter.selftest.bound import Decode
+from meter.selftest.bound import Decode, Prefill
 
 _BARS = 41
 _WIDEST = 0.10
@@ -38,19 +40,38 @@ def factors(values: Sequence[float], limit: float) -> str:
     return svg(width, height, "Measured over foreseen energy of the other half's intervals", parts)
 
 
-def decode(rows: Sequence[Decode], published: Sequence[tuple[int, float]]) -> str:
+class Line(NamedTuple):
+    """(batch, joules) of rows with about one context; ``bound``: what physics asks of them."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    bound: Sequence[tuple[float, float]]
+
+
+def lines(rows: Sequence[Decode | Prefill]) -> list[Line]:
+    """Neighbouring rows with about the same context."""
+    found = []
+    for _, group in groupby(rows, lambda row: round(math.log2(max(row[1], 1.0)) / 2)):
+        same = list(group)
+        mean = sum(row[1] for row in same) / len(same)
+        points = [(row.batch, row.token_j) for row in same]
+        bound = [(row.batch, row.floor_j) for row in same if row.floor_j]
+        found.append(Line(f"{mean:,.0f} tokens", points, bound))
+    return found
+
+
+def by_batch(drawn: Sequence[Line], title: str, published: Sequence[tuple[int, float]] = ()) -> str:
     """Joules a token by batch, both logarithmic: measured, the floor, and published figures."""
     width, height = 960, 280
-    floor = [(row.batch, row.floor_j) for row in rows if row.floor_j]
-    measured = [(row.batch, row.token_j) for row in rows]
-    points = [*measured, *floor, *published]
+    points = [point for line in drawn for point in (*line.points, *line.bound)]
+    points += published
     low, high = (f(math.log10(j) for _, j in points) for f in (min, max))
     low, high = math.floor(2 * low - 0.2) / 2, math.ceil(2 * high + 0.2) / 2
     last = max(math.log2(max(b, 1.0)) for b, _ in points)
-    x, y = scales(width, height, -0.2, max(1.0, last) + 0.2, high - low)
+    x, y = scales(width, height, -0.2, max(1.0, last) + 1.0, high - low)
 
-    def at(batch: float, joules: float) -> str:
-        return f"{x(math.log2(max(batch, 1.0))):.1f},{y(math.log10(joules) - low):.1f}"
+    def at(batch: float, joules: float) -> tuple[float, float]:
+        return x(math.log2(max(batch, 1.0))), y(math.log10(joules) - low)
 
     parts = [
         grid(width, height, high - low, lambda v: quantity(10 ** (low + v), "J", 2),
@@ -58,15 +79,16 @@ def decode(rows: Sequence[Decode], published: Sequence[tuple[int, float]]) -> st
     ]  # fmt: skip
     for number in range(math.floor(max(1.0, last)) + 1):
         parts.append(text(x(number), height - 6, f"{2**number}", "middle"))
-    for places, kind in ((measured, "drawn"), (floor, "bound")):
-        line = " ".join(at(*place) for place in places)
-        parts.append(f'<polyline class="{kind}" points="{line}"/>')
-    parts += [_dot(at(*place), "drawn") for place in measured]
+    for line in drawn:
+        for places, kind in ((line.points, "drawn"), (line.bound, "bound")):
+            track = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*place) for place in places))
+            parts.append(f'<polyline class="{kind}" points="{track}"/>')
+        parts += [_dot(at(*place), "drawn") for place in line.points]
+        right, level = at(*line.points[-1])
+        parts.append(text(right + 8, level + 4, line.label, "start"))
     parts += [_dot(at(*place), "told") for place in published]
-    title = "Joules per decoded token by requests in a step"
     return svg(width, height, title, parts)
 
 
-def _dot(place: str, kind: str) -> str:
-    x, y = place.split(",")
-    return f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>'
+def _dot(place: tuple[float, float], kind: str) -> str:
+    return f'<circle class="{kind}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="4"/>'

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from meter.selftest.findings import DeviceFindings, Findings
+from meter.selftest.repeats import Repeats
 
 #: Sums of floats over a long run: nothing that could be joules.
 _EXACT = 1e-9
@@ -187,9 +188,14 @@ def _repeated(found: Findings) -> Promise:
         one.spread if one else None,
         _REPEATS_MAX,
         "",
-        f"{one.requests} requests in {one.groups} groups; their own doubt {_percent(one.doubt)}"
-        if one
-        else "no request came often enough under one load",
+        _said_repeats(one) if one else "no request came often enough under one load",
+    )
+
+
+def _said_repeats(one: Repeats) -> str:
+    return (
+        f"± {100 * one.error:.2f} %, of {one.requests} requests in {one.groups} groups; nine in "
+        f"ten within {_percent(one.quantile(0.9))}; their own doubt {_percent(one.doubt)}"
     )
 
 

@@ -41,7 +41,9 @@ def _device(device: DeviceFindings) -> dict[str, Any]:
     return asdict(device) | {
         "counter": device.counter._asdict(),
         "decode": [row._asdict() for row in device.decode],
-        "foreseen": device.foreseen and device.foreseen._asdict(),
+        "prefill": [row._asdict() for row in device.prefill],
+        "foreseen": device.foreseen
+        and {**device.foreseen._asdict(), "quantiles": dict(device.foreseen.quantiles())},
         "alone": device.alone and device.alone._asdict(),
         "sweep": device.sweep and device.sweep._asdict(),
     }

@@ -16,6 +16,8 @@ from meter.trace import TraceError, read_trace
 
 _SETTLE_S = 20.0
 _FLUSHED_S = 3.0
+#: What the demo's engine holds at once (``meter.demo.engine.Limits``).
+_DEMO_SIZE = Size(company=32, held=9000)
 
 
 def of_trace(path: Path) -> Findings:
@@ -36,7 +38,7 @@ def of_demo(seconds: float, size: Size | None = None) -> Findings:
             up = f"{made.base_url}/health"
             if not process.wait_until(lambda: process.answers(up), made.start_s):
                 raise SelftestError(f"the engine does not serve:\n{metered.last_words()}")
-            _play(made.base_url, made.model, seconds, size or Size())
+            _play(made.base_url, made.model, seconds, size or _DEMO_SIZE)
             _settle(metered.url)
         finally:
             metered.stop()

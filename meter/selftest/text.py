@@ -58,12 +58,18 @@ def _device(one: DeviceFindings) -> list[str]:
         unit = "W" if name.endswith("_w") else "J"
         doubt = "?" if sd is None else quantity(sd, unit, 2)
         lines.append(f"  {name:<9}{quantity(learned, unit):>12} ± {doubt}")
+    if one.foreseen is not None:
+        shares = "  ".join(f"{name} {factor:.3f}" for name, factor in one.foreseen.quantiles())
+        lines.append(f"  measured / foreseen, of {len(one.foreseen.factors):,} intervals: {shares}")
     if one.decode:
         lines.append("  decode by batch     context   J/token     floor")
-    for row in one.decode:
-        floor = quantity(row.floor_j, "J", 3)
-        lines.append(
-            f"  {row.batch:>15.1f} {row.context:>11,.0f} {quantity(row.token_j, 'J', 3):>9} "
-            f"{floor:>9}"
-        )
+    lines += [_tokens(row.batch, row.context, row.token_j, row.floor_j) for row in one.decode]
+    if one.prefill:
+        lines.append("  prefill, company     prompt   J/token     floor")
+    lines += [_tokens(row.batch, row.prompt, row.token_j, row.floor_j) for row in one.prefill]
     return lines
+
+
+def _tokens(batch: float, context: float, token_j: float, floor_j: float | None) -> str:
+    floor = quantity(floor_j, "J", 3)
+    return f"  {batch:>15.1f} {context:>11,.0f} {quantity(token_j, 'J', 3):>9} {floor:>9}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from meter.model import Device, Engine, Quality, Reading, RequestClosed
-from meter.selftest.bound import floor_j
+from meter.selftest.bound import decode, floor_j
 from meter.selftest.counter import examine
 from meter.selftest.findings import SelftestError, find
-from meter.selftest.look import look
+from meter.selftest.look import Intervals, look
+from meter.selftest.plots import lines
 from meter.selftest.promises import Verdict, exit_code, promises
 from meter.trace import Trace
 from tests.truth.scenarios import build
@@ -64,14 +66,49 @@ def test_the_other_half_is_foreseen_without_having_been_seen(case, found):
     assert foreseen.off < 0.02
     assert abs(foreseen.bias) < 0.005
     assert 0 < foreseen.quantile(0.5) < foreseen.quantile(0.9)
+    shares = [factor for _, factor in foreseen.quantiles()]
+    assert len(shares) == 7 and shares == sorted(shares)
+    assert shares[0] < 1 < shares[-1]
 
 
 def test_decode_gets_cheaper_with_the_batch_and_stays_above_the_floor(found):
-    """By batch size, in order, each with the physical floor beside it."""
+    """By batch size, in order, at each context, each with the physical floor beside it."""
     rows = found.devices[0].decode
     assert len(rows) >= 4
-    assert [row.token_j for row in rows] == sorted((row.token_j for row in rows), reverse=True)
+    for line in lines(rows):
+        joules = [j for _, j in line.points]
+        assert joules == sorted(joules, reverse=True)
     assert all(row.floor_j and row.token_j > row.floor_j for row in rows)
+
+
+def test_a_prompt_token_costs_what_was_hidden_and_its_part_of_the_step(case, found):
+    """More than its own joules, the less so the longer the prompt; never below the floor."""
+    rows = found.devices[0].prefill
+    own_j = case.truth.devices["GPU-0"].coefficients["a"]
+    assert len(rows) >= 4
+    assert all(row.floor_j == pytest.approx(2 * 8.03e9 * 0.25e-12) for row in rows)
+    assert all(own_j < row.token_j for row in rows)
+    short, long = min(rows, key=lambda r: r.prompt), max(rows, key=lambda r: r.prompt)
+    assert long.token_j < short.token_j
+    assert long.token_j < 2 * own_j
+
+
+def test_contexts_are_kept_apart():
+    """Eight at a time at 200 and at 3,000 tokens: two rows, not a mean of both."""
+    count = 40
+    read = np.where(np.arange(count) % 2, 200.0, 3000.0)
+    ones = np.ones(count)
+    features = np.stack(
+        (0 * ones, 10 * ones, 0 * ones, 0 * ones, 80 * ones, 80 * read, 0 * ones), axis=1
+    )
+    start = np.arange(count, dtype=np.int64) * 100_000_000
+    known = np.ones(count, dtype=bool)
+    intervals = Intervals(start, start + 100_000_000, 30 + read / 100, 30 * ones, features,
+                          0.099 * ones, 0.1 * ones, 0.001 * ones, known)  # fmt: skip
+    short, long = decode(intervals, [Engine("0", ("g",))], 1)
+    assert (short.context, long.context) == (200.0, 3000.0)
+    assert (short.token_j, long.token_j) == (pytest.approx(0.4), pytest.approx(0.75))
+    assert short.floor_j is None and short.intervals == long.intervals == 20
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from meter.selftest.load import Size
 from meter.selftest.promises import Verdict, promises
 from meter.selftest.run import SelftestError, of_demo, of_server, show
 
-SMALL = Size(rounds=1, repeats=1, company=4, pulses=2)
+SMALL = Size(rounds=1, repeats=1, company=4, held=9000, times=1, pulses=2)
 
 
 def kept(found):
@@ -37,8 +37,8 @@ def test_the_demo_is_judged_and_marked_simulated(tmp_path: Path, capsys) -> None
     for promise in told["promises"]:
         assert promise["says"] in text
         assert promise["says"].replace("'", "&#x27;") in page
-    # Alone and in company, short and long, and bursts of 1, 2 and 4.
-    assert told["requests"] >= 4 + 7 + SMALL.pulses
+    # Alone and in company; ladders of 1, 2 and 4, and of 1 and 4; 4 clients twice; short loads.
+    assert told["requests"] >= 4 + 7 + 5 + 8 + SMALL.pulses
 
 
 def test_a_running_server_is_judged_by_what_its_meter_records(tmp_path: Path) -> None:
