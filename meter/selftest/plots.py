@@ -15,6 +15,8 @@ from meter.selftest.bound import Decode, Prefill
 
 _BARS = 41
 _WIDEST = 0.10
+#: Least distance of two labels that stand below each other.
+_LABEL = 13
 
 
 def factors(values: Sequence[float], limit: float) -> str:
@@ -84,9 +86,12 @@ def by_batch(drawn: Sequence[Line], title: str, published: Sequence[tuple[int, f
             track = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*place) for place in places))
             parts.append(f'<polyline class="{kind}" points="{track}"/>')
         parts += [_dot(at(*place), "drawn") for place in line.points]
-        right, level = at(*line.points[-1])
-        parts.append(text(right + 8, level + 4, line.label, "start"))
     parts += [_dot(at(*place), "told") for place in published]
+    ends = sorted((at(*line.points[-1])[::-1], line.label) for line in drawn)
+    lowest = -math.inf
+    for (level, right), label in ends:
+        lowest = max(level + 4, lowest + _LABEL)
+        parts.append(text(right + 8, lowest, label, "start"))
     return svg(width, height, title, parts)
 
 

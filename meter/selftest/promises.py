@@ -200,19 +200,24 @@ def _said_repeats(one: Repeats) -> str:
 
 
 def _floor(devices: Sequence[DeviceFindings]) -> Promise:
-    """The least of measured over floor, of all batch sizes."""
+    """The least of measured over floor, of all batch sizes and contexts."""
     return _worst(
         devices,
         Promise("floor", "no decoded token takes less than physics asks", None, 1.0,
                 "times the floor", "the model's facts are not known, or it never only decoded",
                 at_least=True),
         lambda d: min((r.token_j / r.floor_j for r in d.decode if r.floor_j), default=None),
-        lambda d: "; ".join(
-            f"batch {r.batch:.0f}: {r.token_j:.3g} J, floor {r.floor_j:.2g} J"
-            for r in d.decode
-            if r.floor_j
-        ),
+        _said_floor,
     )  # fmt: skip
+
+
+def _said_floor(device: DeviceFindings) -> str:
+    """Of the smallest and the largest batch."""
+    rows = sorted((r for r in device.decode if r.floor_j), key=lambda row: row.batch)
+    return "; ".join(
+        f"{row.batch:.0f} at once: {row.token_j:.3g} J, floor {row.floor_j:.2g} J"
+        for row in dict.fromkeys((rows[0], rows[-1]))
+    )
 
 
 def _worst(
