@@ -324,7 +324,7 @@ class Progress(StrEnum):
 class Running(NamedTuple):
     """A request that has no final receipt yet, at the settled watermark: its joules and tokens.
 
-    ``id`` is the name in its receipt, or, with siblings (``n > 1``), the engine's.
+    ``id`` is the name in its receipt: children (``n > 1``) are one row, as they are one receipt.
     """
 
     id: str
@@ -409,6 +409,8 @@ class Snapshot:
     ``accounts`` holds joules; with ``pending_j`` their sum is ``measured_j`` (conservation).
     ``receipts_open_j`` and ``receipts_closed_j`` are the sums over receipts, computed on their own
     path (running sums), so that they check the accounts and do not repeat them.
+    There, a child (``n > 1``) that has ended is closed. ``receipts_open``, ``receipts_closed`` and
+    ``requests`` (by engine, model and reason) count what clients sent.
     ``tokens`` counts tokens whose energy is in the accounts.
     """
 

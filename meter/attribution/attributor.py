@@ -33,7 +33,7 @@ from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
 from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
-from meter.attribution.running import running
+from meter.attribution.running import running, together
 from meter.attribution.settle import Block, Past, distribute, evaluate, foreign, remember
 from meter.attribution.settled import Settled
 from meter.attribution.waves import share_dummies, waves
@@ -117,7 +117,6 @@ class Attributor:
         self._books = Books()
         self._groups = Groups()
         self._closed_j = 0.0
-        self._closed = 0
         self._finishing = False
         self._now_ns = 0
         self._due_ns = 0
@@ -172,9 +171,9 @@ class Attributor:
         return self._groups.find(id, self._so_far)
 
     def running(self) -> list[Running]:
-        """Every request without a final receipt, as it stands at the settled watermark."""
-        name_of = self._groups.name_of
-        return [row for engine in self._engines.values() for row in running(engine, name_of)]
+        """Every client's request without a final receipt, as it stands at the settled watermark."""
+        rows = [row for engine in self._engines.values() for row in running(engine)]
+        return together(rows, self._groups.ended_parts()) if self._groups.several else rows
 
     def snapshot(self) -> Snapshot:
         """All accounts at the settled watermark."""
@@ -187,16 +186,16 @@ class Attributor:
             accounts=dict(books.accounts),
             unattributed=dict(books.unattributed),
             tokens=dict(books.tokens),
-            requests=dict(books.requests),
+            requests=dict(self._groups.requests),
             tenant_energy_j=dict(books.tenant_energy_j),
             tenant_tokens=dict(books.tenant_tokens),
             devices=devices,
             engines=tuple(engine.info for engine in self._engines.values()),
             measured_j=sum(d.measured_j for d in devices),
             pending_j=sum(d.pending_j for d in devices),
-            receipts_open=sum(len(e.requests) for e in self._engines.values()),
+            receipts_open=self._groups.open_count,
             receipts_open_j=sum(e.accumulator.energy_j for e in self._engines.values()),
-            receipts_closed=self._closed,
+            receipts_closed=self._groups.closed_count,
             receipts_closed_j=self._closed_j,
             running={id: engine.unfinished for id, engine in self._engines.items()},
             late_events=self._reorder.late
@@ -496,7 +495,6 @@ class Attributor:
         bills = [engine.accumulator.take(id) for id in ended]
         receipts = self._receipts(engine, requests, bills, final=True)
         for request, bill, receipt in zip(requests, bills, receipts, strict=True):
-            self._closed += 1
             self._closed_j += receipt.energy_j
             self._books.close(receipt, bill.decoded)
             self._groups.close(receipt, request.opened)

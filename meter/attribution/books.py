@@ -17,7 +17,6 @@ class Books:
         self.accounts: defaultdict[AccountKey, float] = defaultdict(float)
         self.unattributed: defaultdict[str, float] = defaultdict(float)
         self.tokens: defaultdict[TokenKey, int] = defaultdict(int)
-        self.requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self.tenant_energy_j: defaultdict[TenantKey, float] = defaultdict(float)
         self.tenant_tokens: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._owed: defaultdict[TokenKey, int] = defaultdict(int)
@@ -59,7 +58,6 @@ class Books:
     def close(self, receipt: Receipt, counted_output: int) -> None:
         """A request is over: what only its end tells (cached and first tokens, its tenant)."""
         engine, model = receipt.engine, receipt.model or ""
-        self.requests[engine, model, receipt.reason or "unknown"] += 1
         if receipt.cached_tokens:
             self.count(TokenKey(engine, model, "input_cached"), receipt.cached_tokens)
         if receipt.completion_tokens is not None:
@@ -68,8 +66,10 @@ class Books:
         if receipt.tenant is not None:
             tenant = receipt.tenant
             self.tenant_energy_j[TenantKey(tenant, model)] += receipt.energy_j
+            cached = receipt.cached_tokens or 0
             for token_type, tokens in (
-                ("input", receipt.prompt_tokens),
+                ("input", max(0, (receipt.prompt_tokens or 0) - cached)),
+                ("input_cached", cached),
                 ("output", receipt.completion_tokens),
             ):
                 if tokens:

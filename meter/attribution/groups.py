@@ -7,7 +7,7 @@ closed request waits a second for the other engine to take it up.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from meter.attribution.receipts import joined
@@ -23,7 +23,10 @@ _Group = dict[tuple[str, str], Receipt | None]
 
 
 class Groups:
-    """Open groups by the client's id, and what became final."""
+    """Open groups by the client's id, and what became final.
+
+    ``requests`` counts those by engine, model and reason.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
@@ -32,6 +35,26 @@ class Groups:
         self._final: list[Receipt] = []
         self._recent: OrderedDict[str, Receipt] = OrderedDict()
         self._handover: frozenset[str] = frozenset()
+        self._several: set[str] = set()
+        self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.closed_count = 0
+
+    @property
+    def open_count(self) -> int:
+        """Clients' requests that have no final receipt."""
+        return len(self._groups)
+
+    @property
+    def several(self) -> bool:
+        """Whether a client's request under way is more than one of an engine's."""
+        return bool(self._several)
+
+    def ended_parts(self) -> dict[str, list[Receipt]]:
+        """Of those, by the client's id, the receipts that their parts have already."""
+        return {
+            id: [receipt for receipt in self._groups[id].values() if receipt is not None]
+            for id in self._several
+        }
 
     def engines(self, engines: Sequence[Engine]) -> None:
         """Learn who is there: engines of one model may hand requests over to each other."""
@@ -41,7 +64,10 @@ class Groups:
     def open(self, event: RequestOpened) -> None:
         """An engine took a request."""
         id = event.parent if event.parent is not None else event.request
-        self._groups.setdefault(id, {})[event.engine, event.request] = None
+        group = self._groups.setdefault(id, {})
+        group[event.engine, event.request] = None
+        if len(group) > 1:
+            self._several.add(id)
         if event.request != id:
             self._owner[event.request] = id
 
@@ -104,6 +130,9 @@ class Groups:
     def _complete(self, id: str) -> None:
         children = self._groups.pop(id).values()
         receipt = joined(id, [child for child in children if child is not None])
+        self._several.discard(id)
+        self.closed_count += 1
+        self.requests[receipt.engine, receipt.model or "", receipt.reason or "unknown"] += 1
         self._remember(id, receipt)
         self._final.append(receipt)
 

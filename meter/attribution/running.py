@@ -6,35 +6,83 @@ request's receipt has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from meter.attribution.bill import Bill
 from meter.attribution.engine import EngineState, Request
-from meter.model import Progress, RequestOpened, Running
+from meter.model import Progress, Receipt, Running
 
 
-def running(engine: EngineState, name_of: Callable[[RequestOpened], str]) -> Iterator[Running]:
-    """Every request of an engine that has no final receipt yet, in order of opening."""
+def running(engine: EngineState) -> Iterator[Running]:
+    """Every request of an engine that has no receipt yet, in order of opening, under the name that
+    the client knows."""
     accumulator = engine.accumulator
     for id, request in engine.requests.items():
         bill = accumulator.bills.get(id)
         opened = request.opened
         decoding_j, decoding = accumulator.open_segment(bill) if bill is not None else (0.0, 0)
-        progress = _progress(request, bill)
-        yield Running(
-            id=name_of(opened),
-            engine=engine.info.id,
-            model=opened.model or engine.info.model,
-            tenant=opened.tenant,
-            opened_ns=opened.t_ns,
-            progress=progress,
-            prompt_tokens=opened.prompt_tokens,
+        yield Running(  # in order: by name takes twice as long, and there may be thousands
+            opened.parent if opened.parent is not None else opened.request,
+            engine.info.id,
+            opened.model or engine.info.model,
+            opened.tenant,
+            opened.t_ns,
+            _progress(request, bill),
+            opened.prompt_tokens,
             # The end of the prefill emits the first token; no decoding step does.
-            output_tokens=bill.decoded + decoding + 1 if bill is not None and _emits(bill) else 0,
-            prefill_j=bill.prefill_j if bill is not None else 0.0,
-            decode_j=(bill.decode_j + decoding_j) if bill is not None else 0.0,
-            recompute_j=bill.recompute_j if bill is not None else 0.0,
+            bill.decoded + decoding + 1 if bill is not None and _emits(bill) else 0,
+            bill.prefill_j if bill is not None else 0.0,
+            (bill.decode_j + decoding_j) if bill is not None else 0.0,
+            bill.recompute_j if bill is not None else 0.0,
         )
+
+
+def together(rows: Sequence[Running], ended: Mapping[str, Sequence[Receipt]]) -> list[Running]:
+    """One row for what the client sent: of children (``n > 1``), and of engines that hand over.
+
+    ``ended``: by the client's id, the receipts of parts that are over.
+    """
+    found: dict[str, Running] = {}
+    for row in rows:
+        other = found.get(row.id)
+        found[row.id] = row if other is None else _sum(other, row)
+    for id, receipts in ended.items():
+        for receipt in receipts:
+            if id in found:
+                found[id] = _with(found[id], receipt)
+    return list(found.values())
+
+
+# From the one that says most of a request as a whole.
+_ORDER = (Progress.DECODE, Progress.PREFILL, Progress.WAITING, Progress.SETTLING)
+
+
+def _sum(one: Running, other: Running) -> Running:
+    return one._replace(
+        engine=other.engine,
+        opened_ns=min(one.opened_ns, other.opened_ns),
+        progress=min(one.progress, other.progress, key=_ORDER.index),
+        output_tokens=_tokens(one, other.engine) + other.output_tokens,
+        prefill_j=one.prefill_j + other.prefill_j,
+        decode_j=one.decode_j + other.decode_j,
+        recompute_j=one.recompute_j + other.recompute_j,
+    )
+
+
+def _with(row: Running, part: Receipt) -> Running:
+    completed = (part.completion_tokens or 0) if part.engine == row.engine else 0
+    return row._replace(
+        opened_ns=min(row.opened_ns, part.opened_ns),
+        output_tokens=row.output_tokens + completed,
+        prefill_j=row.prefill_j + part.prefill_j,
+        decode_j=row.decode_j + part.decode_j,
+        recompute_j=row.recompute_j + part.recompute_j,
+    )
+
+
+def _tokens(row: Running, engine: str) -> int:
+    """What an engine handed over is the next one's prompt."""
+    return row.output_tokens if row.engine == engine else 0
 
 
 def _emits(bill: Bill) -> bool:

@@ -87,7 +87,8 @@ def work_families(state: State) -> Iterator[Metric]:
     """Tokens and requests."""
     yield counter(
         "joulemeter_tokens",
-        "Tokens whose energy is in the accounts: input (computed), input_cached, output.",
+        "Tokens whose energy is in the accounts. input: computed tokens of prompts; input_cached: "
+        "those found in the prefix cache; output. A prompt is the sum of the first two.",
         ("model_name", "engine", "token_type"),
         (
             ((state.model_label(key.model), key.engine, key.token_type), float(count))
@@ -96,7 +97,7 @@ def work_families(state: State) -> Iterator[Metric]:
     )
     yield counter(
         "joulemeter_requests",
-        "Requests that ended, by the reason the engine gave.",
+        "Requests of clients that have their receipt, by the reason the engine gave; n > 1 is one.",
         ("model_name", "engine", "finished_reason"),
         (
             ((state.model_label(model), engine, reason), float(count))
@@ -131,7 +132,8 @@ def tenant_families(state: State) -> Iterator[Metric]:
     )
     yield counter(
         "joulemeter_tenant_tokens",
-        "Tokens of the requests of a tenant: input (whole prompts, cached or not), output.",
+        "Tokens of the ended requests of a tenant; input and input_cached are told apart as in "
+        "joulemeter_tokens_total.",
         ("tenant", "model_name", "token_type"),
         (
             ((state.tenant_label(tenant), state.model_label(model), token_type), float(count))

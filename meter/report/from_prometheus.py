@@ -184,8 +184,8 @@ def _tenants(server: _Server) -> tuple[Line, ...]:
     lines = []
     for labels, joules in energy:
         name = labels["tenant"]
-        given, out = (_tokens(tokens, "tenant", name, kind) for kind in ("input", "output"))
-        lines.append(Line(name, None, given, None, out, joules, None))
+        given, cached, out = (_tokens(tokens, "tenant", name, kind) for kind in _KINDS)
+        lines.append(Line(name, None, given + cached, None, out, joules, None))
     return tuple(sorted(lines, key=lambda line: -line.energy_j))
 
 

@@ -187,7 +187,7 @@ def test_n_is_one_receipt_with_children() -> None:
     core = Attributor([CONTINUOUS], [ENGINE])
     core.feed(Reading("GPU-0", 1_000_000_000, 0))
     for child in ("0_x", "1_x"):
-        core.feed(RequestOpened("0", child, 1_000_000_000, parent="x"))
+        core.feed(RequestOpened("0", child, 1_000_000_000, parent="x", tenant="acme"))
     work = (Work("0_x", 9, 0, Phase.PREFILL), Work("1_x", 1, 8, Phase.PREFILL))
     core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, work))
     core.feed(RequestClosed("0", "0_x", 1_100_000_001, "stop", 9, 0, 5))
@@ -200,6 +200,13 @@ def test_n_is_one_receipt_with_children() -> None:
     assert [c.id for c in receipt.children] == ["0_x", "1_x"]
     assert math.isclose(receipt.energy_j, sum(c.energy_j for c in receipt.children))
     assert core.receipt("x") == receipt
+    s = core.snapshot()
+    assert s.requests == {("0", "m", "stop"): 1}
+    assert (s.receipts_open, s.receipts_closed) == (0, 1)
+    # A token's type is the same word for the model and for its tenant.
+    tokens = {"input": 10, "input_cached": 8, "output": 12}
+    assert {key.token_type: n for key, n in s.tokens.items()} == tokens
+    assert {kind: n for (_, _, kind), n in s.tenant_tokens.items()} == tokens
 
 
 def test_an_open_request_has_a_receipt_so_far() -> None:

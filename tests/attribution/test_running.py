@@ -1,10 +1,21 @@
 """The requests under way, as watchers see them, against the core's own sums and receipts."""
 
+from dataclasses import replace
+
 import pytest
 
 from meter.attribution import Attributor
-from meter.model import Progress, RequestClosed
+from meter.model import (
+    Phase,
+    Progress,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Step,
+    Work,
+)
 from tests.attribution.scenes import ENGINE, GPU, Scene
+from tests.attribution.test_closed_form import CONTINUOUS
 
 
 @pytest.mark.parametrize("change_form", [False, True])
@@ -50,3 +61,56 @@ def test_tokens_grow_to_what_the_receipt_says():
     for receipt in core.drain():
         if receipt.completion_tokens is not None and receipt.id in last:
             assert last[receipt.id] <= receipt.completion_tokens
+
+
+NS = 1_000_000_000
+
+
+def step(seq, *work, engine="0"):
+    """A step of a tenth of a second, from the first second on."""
+    start = NS + seq * NS // 10
+    return Step(engine, 0, seq, start, start + NS // 10, work)
+
+
+def test_children_are_one_row():
+    """n > 1: what the client sent, under its name: the children's sums, of those too that have
+    ended; as the receipt will say it."""
+    core = Attributor((CONTINUOUS,), (ENGINE,))
+    core.feed(Reading("GPU-0", NS, 0))
+    for name, parent in (("0_x", "x"), ("1_x", "x"), ("y-internal", "y")):
+        core.feed(RequestOpened("0", name, NS, parent=parent, tenant="acme", prompt_tokens=9))
+    core.feed(step(0, Work("0_x", 9, 0, Phase.PREFILL), Work("1_x", 9, 0, Phase.PREFILL)))
+    core.feed(RequestClosed("0", "0_x", NS + NS // 10 + 1, "stop", 9, 0, 1))
+    work = Work("y-internal", 9, 0, Phase.PREFILL)
+    for seq in range(1, 40):
+        core.feed(step(seq, Work("1_x", 1, 8 + seq, Phase.DECODE), work))
+        core.feed(Reading("GPU-0", NS + (seq + 1) * NS // 10, 30_000_000 * (seq + 1)))
+        work = Work("y-internal", 1, 8 + seq, Phase.DECODE)
+    rows = {row.id: row for row in core.running()}
+    assert list(rows) == ["x", "y"]
+    row, receipt = rows["x"], core.receipt("x")
+    assert row.energy_j == pytest.approx(receipt.energy_j)
+    assert row.prefill_j == pytest.approx(receipt.prefill_j) and row.prefill_j > 0
+    assert (row.tenant, row.prompt_tokens, row.progress) == ("acme", 9, Progress.DECODE)
+    # The ended child's one, and as many as its sibling has with its first.
+    assert row.output_tokens == rows["y"].output_tokens + 2 > 10
+    assert core.snapshot().receipts_open == 2
+
+
+def test_what_two_engines_do_for_one_request_is_one_row():
+    """Prefilled on one and decoded on another: the later one's tokens, both ones' joules."""
+    engines = (ENGINE, replace(ENGINE, id="1"))
+    core = Attributor((CONTINUOUS,), engines)
+    core.feed(Reading("GPU-0", NS, 0))
+    core.feed(RequestOpened("0", "x", NS, prompt_tokens=9))
+    core.feed(step(0, Work("x", 9, 0, Phase.PREFILL)))
+    core.feed(RequestClosed("0", "x", NS + NS // 10 + 1, "stop", 9, 0, 1))
+    core.feed(RequestOpened("1", "x", NS + NS // 10 + 2, prompt_tokens=9))
+    for seq in range(1, 40):
+        core.feed(step(seq, Work("x", 1, 8 + seq, Phase.DECODE), engine="1"))
+        core.feed(Reading("GPU-0", NS + (seq + 1) * NS // 10, 30_000_000 * (seq + 1)))
+    (row,) = core.running()
+    assert (row.id, row.engine, row.opened_ns) == ("x", "1", NS)
+    assert row.energy_j == pytest.approx(core.receipt("x").energy_j)
+    assert row.prefill_j > 0
+    assert row.output_tokens <= 40

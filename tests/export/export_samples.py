@@ -91,7 +91,11 @@ def make_snapshot(t_s: float = 30.0, scale: float = 1.0, **changes) -> Snapshot:
         },
         "requests": {("0", "m", "stop"): 3, ("0", "m", "abort"): 1},
         "tenant_energy_j": {TenantKey("acme", "m"): 36.0 * scale},
-        "tenant_tokens": {("acme", "m", "input"): 100, ("acme", "m", "output"): 12},
+        "tenant_tokens": {
+            ("acme", "m", "input"): 60,
+            ("acme", "m", "input_cached"): 40,
+            ("acme", "m", "output"): 12,
+        },
         "devices": (make_device(450.0 * scale + 5.0, 5.0),),
         "engines": (Engine("0", ("GPU-0",), model="m", engine_version="0.32.0"),),
         "measured_j": 450.0 * scale + 5.0,
