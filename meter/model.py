@@ -263,10 +263,14 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFound:
-    """A device from now on belongs to the installation (sources find devices at run time)."""
+    """A device from now on belongs to the installation (sources find devices at run time).
+
+    ``engines``: which of those that are known own it from now on; ``None``: those with no device.
+    """
 
     t_ns: int
     device: Device
+    engines: tuple[str, ...] | None = None
 
 
 Event = Reading | Step | RequestOpened | RequestClosed | EngineEvent | Gap | Clock | DeviceFound

@@ -222,7 +222,7 @@ class Attributor:
                 self._engine(event.engine).gap(event)
             case DeviceFound():
                 self._add_device(event.device)
-                self._take_in(event.device.id)
+                self._take_in(event.device.id, event.engines)
             case _:
                 pass
 
@@ -293,10 +293,11 @@ class Attributor:
         self._devices[device.id] = work
         return work
 
-    def _take_in(self, device: str) -> None:
-        """A device that comes late (its driver was slow) is that of the engines with none."""
+    def _take_in(self, device: str, engines: Sequence[str] | None) -> None:
+        """A device that comes late (its driver was slow) is that of ``engines``, or, where those
+        are not told, of the engines with none."""
         without = set(self._without)
-        for id in without:
+        for id in without if engines is None else self._engines.keys() & engines:
             info = self._engines[id].info
             if device not in info.devices:
                 self._add_engine(replace(info, devices=(*info.devices, device)))

@@ -15,10 +15,10 @@ from contextlib import suppress
 
 import pynvml
 
-from meter.model import Device, Reading
+from meter.model import Device, Quality, Reading
 from meter.power.errors import PowerError
 from meter.power.nvml_calls import call, count, optional
-from meter.power.nvml_find import board_of, examine, select
+from meter.power.nvml_find import board_of, examine, select, select_more
 from meter.power.nvml_gpu import Gpu
 from meter.power.nvml_session import Session
 
@@ -28,7 +28,7 @@ class NvmlSource:
 
     ``library``: path of another ``libnvidia-ml.so.1`` (a simulated one), loaded before NVML starts.
     ``devices``: indices, UUIDs or their beginnings, as in ``CUDA_VISIBLE_DEVICES``.
-    ``on_host``: how many GPUs NVML showed when it was opened, metered or not.
+    ``on_host``: how many GPUs NVML shows, metered or not.
     """
 
     name = "nvml"
@@ -38,24 +38,49 @@ class NvmlSource:
         self._gpus: dict[str, Gpu] = {}
         self._session = Session(library, self._forget_handles)
         self._open = False
+        self._quality = Quality.MEASURED
+        self._left_out: tuple[PowerError, ...] = ()
         self.on_host = 0
 
     def open(self) -> Sequence[Device]:
         """Start NVML and find the devices; raises ``PowerError`` (see ``errors``).
 
-        A GPU that was asked for must be readable. Where all are meant, one that is not (a display
-        adapter without the counter, a lost board) is left out, with a warning.
+        A GPU beside others that cannot be read is left out, with a warning: a display adapter
+        without counter or power for good, a lost board until ``look_again`` finds that it can be
+        read. One of the former kind that was asked for is an error.
         """
-        quality = self._session.start()
+        self._quality = self._session.start()
         self._open = True
         try:
-            found = examine(quality)
+            found = examine(self._quality)
             self.on_host = len(found)
-            gpus = select(found, self._wanted)
+            gpus, self._left_out = select(found, self._wanted)
         except PowerError:
             self.close()
             raise
         self._gpus = {gpu.device.id: gpu for gpu in gpus}
+        return [gpu.device for gpu in gpus]
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Why GPUs are left out that may be read later, one line each."""
+        return [str(problem) for problem in self._left_out]
+
+    def look_again(self) -> Sequence[Device]:
+        """Of the GPUs that were left out those that can be read now.
+
+        Where NVML says that a GPU is gone, it is started anew before the next time.
+        """
+        with self._session.call():
+            found = examine(self._quality, known=self._gpus)
+            self.on_host = max(self.on_host, len(self._gpus) + len(found))
+            gpus, problems = select_more(found, self._wanted)
+            self._gpus = {**self._gpus, **{gpu.device.id: gpu for gpu in gpus}}
+        # One that is gone may not even be counted: it is still missing.
+        missing = len(self._left_out) - len(gpus)
+        self._left_out = (*problems, *self._left_out)[: max(0, missing)]
+        for problem in self._left_out:
+            self._session.failed(getattr(problem.__cause__, "value", 0))
         return [gpu.device for gpu in gpus]
 
     def read(self, device: str | None = None) -> Sequence[Reading]:

@@ -8,7 +8,7 @@ where it does, the figures are the board's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,18 @@ import pynvml
 import structlog
 
 from meter.model import Device, Quality, worst
-from meter.power.errors import NoDeviceError, PowerError, nvml_error
+from meter.power.errors import (
+    NoDeviceError,
+    NoPermissionError,
+    PowerError,
+    UnsupportedError,
+    nvml_error,
+)
 from meter.power.nvml_calls import call, count, optional
 from meter.power.nvml_gpu import COUNTER, Gpu, best_way
 
+#: These last as long as the meter; after any other problem trying again may help.
+_HOPELESS = (UnsupportedError, NoPermissionError)
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
 
 
@@ -40,10 +48,17 @@ class Found:
         return name == self.index or (name.startswith("GPU-") and uuid.startswith(name))
 
 
-def examine(quality: Quality) -> list[Found]:
-    """Every GPU of the host, in NVML's order, with what is wrong with it."""
+def examine(quality: Quality, known: Container[str] = ()) -> list[Found]:
+    """Every GPU of the host, in NVML's order, with what is wrong with it; but for those whose UUID
+    is ``known``."""
     driver = optional(pynvml.nvmlSystemGetDriverVersion)
-    return [_examine(index, quality, driver) for index in range(count())]
+    return [_examine(i, quality, driver) for i in range(count()) if _uuid(i) not in known]
+
+
+def _uuid(index: int) -> str | None:
+    """``None`` where the GPU does not tell."""
+    handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+    return None if handle is None else optional(pynvml.nvmlDeviceGetUUID, handle)
 
 
 def _examine(index: int, quality: Quality, driver: str | None) -> Found:
@@ -128,23 +143,51 @@ def _best_way(gpu: Gpu) -> Any:
         raise nvml_error("NVML's total-energy field", error) from error
 
 
-def select(found: Sequence[Found], wanted: Sequence[str]) -> tuple[Gpu, ...]:
-    """The devices that were asked for, in that order; all that can be read where none was."""
+def select(
+    found: Sequence[Found], wanted: Sequence[str]
+) -> tuple[tuple[Gpu, ...], tuple[PowerError, ...]]:
+    """The devices that were asked for, in that order, all where none was; and of others that
+    cannot be read now, but may be later, why.
+
+    Raises ``PowerError`` where none can be read, or one that was asked for never will be.
+    """
     if not found:
         raise NoDeviceError("NVML works, but there is no GPU: see `nvidia-smi -L`")
     chosen = [_match(name, found) for name in wanted] or found
     usable = [one.gpu for one in chosen if one.gpu is not None and one.problem is None]
-    problems = [one.problem for one in chosen if one.problem is not None]
-    if problems and (wanted or not usable):
-        raise problems[0]
+    problems = tuple(one.problem for one in chosen if one.problem is not None)
+    hopeful = _hopeful(problems)
+    if problems and (not usable or (wanted and len(hopeful) < len(problems))):
+        raise next((problem for problem in problems if problem not in hopeful), problems[0])
     log = structlog.get_logger("joulemeter.power")
     for problem in problems:
-        log.warning("gpu_left_out", reason=str(problem))
+        note = "it is tried again" if problem in hopeful else "until the meter is started anew"
+        log.warning("gpu_left_out", reason=str(problem), note=note)
     once = {gpu.device.id: gpu for gpu in usable}
-    for gpu in once.values():
+    _say_what_figures_are(once.values())
+    return tuple(once.values()), hopeful
+
+
+def select_more(
+    found: Sequence[Found], wanted: Sequence[str]
+) -> tuple[tuple[Gpu, ...], tuple[PowerError, ...]]:
+    """As ``select``, of GPUs that were not metered so far."""
+    boards = [board for name in wanted if (board := board_of(name)) is not None]
+    asked = [one for one in found if not wanted or any(map(one.is_named, boards))]
+    gpus = tuple(one.gpu for one in asked if one.gpu is not None and one.problem is None)
+    _say_what_figures_are(gpus)
+    return gpus, _hopeful(tuple(one.problem for one in asked if one.problem is not None))
+
+
+def _hopeful(problems: tuple[PowerError, ...]) -> tuple[PowerError, ...]:
+    return tuple(problem for problem in problems if not isinstance(problem, _HOPELESS))
+
+
+def _say_what_figures_are(gpus: Iterable[Gpu]) -> None:
+    log = structlog.get_logger("joulemeter.power")
+    for gpu in gpus:
         if gpu.device.note is not None:
             log.warning("gpu_figures", gpu=gpu.device.id, are=gpu.device.note)
-    return tuple(once.values())
 
 
 def _match(name: str, found: Sequence[Found]) -> Found:

@@ -2,8 +2,9 @@
 
 The sampler's thread opens the sources and tells the caller of ``start`` whether that worked. A
 driver that hangs while it is opened costs its caller no more than ``within_s``: its devices come
-later, as ``DeviceFound``. Then the thread watches the lanes, and says which device has fallen
-silent, and when it is back.
+later, as ``DeviceFound``. So do those that a source could not read when it was opened: a thread of
+its own looks again, after one second, two, four … at most a minute. Then the sampler's thread
+watches the lanes, and says which device has fallen silent, and when it is back.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from meter.model import Device, DeviceFound, Event
 from meter.power.errors import PowerError
 from meter.power.lane import Lane, LaneState
 from meter.power.owner import Ownership
-from meter.power.source import PowerSource
+from meter.power.source import LooksAgain, PowerSource
 
 __all__ = ["PowerSource", "Sampler", "SamplerCounters"]
 
 _START_WITHIN_S = 5.0
 _STOP_WITHIN_S = 2.0
 _WATCH_EVERY_S = 0.25
+_LOOK_AGAIN_S, _LOOK_AGAIN_S_MAX = 1.0, 60.0
 #: A device that has given no energy for so long is said to be silent.
 SILENT_S = 3.0
 
@@ -84,6 +86,11 @@ class Sampler:
     def devices(self) -> tuple[Device, ...]:
         """The devices that are metered now."""
         return tuple(s.device for s in self.states() if s.owned and not s.beside)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why devices are not there that may still come, one line each."""
+        return tuple(reason for source in self._looking() for reason in source.left_out)
 
     @property
     def counters(self) -> SamplerCounters:
@@ -158,13 +165,17 @@ class Sampler:
             self._failure = PowerError(f"the power source broke while opening: {error!r}")
             self._failure.__cause__ = error
         self._started.set()
+        finders: list[threading.Thread] = []
         if self._failure is None and not self._stopping.is_set():
             self._begin()
+            finders = self._look_for_the_rest()
             while not self._stopping.wait(_WATCH_EVERY_S):
                 self._watch()
         elif self._failure is not None and self._late:
             self._log.error("no_energy", reason=str(self._failure))
         # What hangs in the driver must not be shut down under its feet.
+        for finder in finders:
+            finder.join()
         for lane in self._lanes:
             lane.join()
         for source in opened:
@@ -172,18 +183,21 @@ class Sampler:
 
     def _make_lanes(self, found: Sequence[tuple[PowerSource, Device]]) -> None:
         self._lanes = tuple(
-            Lane(
-                source,
-                device,
-                self._push,
-                self._period_ns,
-                self._stopping,
-                number / len(found),
-                self._seed,
-                self._ownership(device) if self._ownership is not None else None,
-                beside=source is self._beside,
-            )
+            self._lane(source, device, number / len(found))
             for number, (source, device) in enumerate(found)
+        )
+
+    def _lane(self, source: PowerSource, device: Device, offset: float) -> Lane:
+        return Lane(
+            source,
+            device,
+            self._push,
+            self._period_ns,
+            self._stopping,
+            offset,
+            self._seed,
+            self._ownership(device) if self._ownership is not None else None,
+            beside=source is self._beside,
         )
 
     def _begin(self) -> None:
@@ -192,6 +206,40 @@ class Sampler:
                 self._push(DeviceFound(time.monotonic_ns(), device))
         for lane in self._lanes:
             lane.start()
+
+    def _looking(self) -> list[LooksAgain]:
+        return [source for source in self._sources if isinstance(source, LooksAgain)]
+
+    def _look_for_the_rest(self) -> list[threading.Thread]:
+        """A running thread for each source that left devices out."""
+        finders = [
+            threading.Thread(target=self._look_again, args=(source,), name="finder", daemon=True)
+            for source in self._looking()
+            if source.left_out
+        ]
+        for finder in finders:
+            finder.start()
+        return finders
+
+    def _look_again(self, source: LooksAgain) -> None:
+        """On a thread of its own: poll what can be read after all."""
+        pause_s = _LOOK_AGAIN_S
+        while source.left_out and not self._stopping.wait(pause_s):
+            pause_s = min(2 * pause_s, _LOOK_AGAIN_S_MAX)
+            try:
+                found = source.look_again()
+            except Exception as error:
+                self._log.info("not_found", source=source.name, reason=repr(error))
+                continue
+            for device in found:
+                self._log.warning("device_found", device=device.id)
+                self._add(self._lane(source, device, 0.5))
+
+    def _add(self, lane: Lane) -> None:
+        self._lanes = (*self._lanes, lane)
+        if lane.state.owned:
+            self._push(DeviceFound(time.monotonic_ns(), lane.state.device))
+        lane.start()
 
     def _watch(self) -> None:
         """Say once which device has fallen silent, and when it is back."""

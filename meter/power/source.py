@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from meter.model import Device, Reading
 
@@ -28,3 +28,15 @@ class PowerSource(Protocol):
 
     def close(self) -> None:
         """Let go of everything. Not called while a read has not come back."""
+
+
+@runtime_checkable
+class LooksAgain(PowerSource, Protocol):
+    """A source that may have left devices out when it was opened: they could not be read then."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Why some devices are not there, one line each; empty: there is nothing to look for."""
+
+    def look_again(self) -> Sequence[Device]:
+        """Those of them that can be read now. Called now and then, from a thread of its own."""

@@ -74,6 +74,8 @@ class Gauges:
             yield "the driver has not answered yet: does `nvidia-smi` answer?"
         elif sampler.failure is not None:
             yield str(sampler.failure)
+        for reason in sampler.left_out:
+            yield f"left out, and tried again: {reason}"
         for lane in sampler.states():
             if lane.beside:
                 continue

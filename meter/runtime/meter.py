@@ -24,6 +24,7 @@ from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
 from meter.runtime.gauges import Gauges, Readers
+from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
 from meter.runtime.port import Port, PortError
 from meter.runtime.power import Push, start_power
@@ -132,7 +133,8 @@ def build(
     gate = Gate(inbox.push)
     if socket is None:
         gate.open({})
-    power = parts.attempt("energy", lambda: start_power(settings.power, names, gate.push, server))
+    late = Latecomers(gate.push)
+    power = parts.attempt("energy", lambda: start_power(settings.power, names, late.push, server))
     sampler = power.sampler if power is not None else None
     devices = sampler.devices if sampler is not None else ()
 
@@ -140,7 +142,10 @@ def build(
         """Also what comes later: from a driver that is slow to answer, or another meter."""
         return sampler.found if sampler is not None else ()
 
-    engine = Engine(ENGINE, owned(found(), configured, environ.get(CUDA_VARIABLE)))
+    def ours() -> tuple[str, ...]:
+        return owned(found(), configured, environ.get(CUDA_VARIABLE))
+
+    engine = Engine(ENGINE, ours())
 
     def devices_of(hello: Hello) -> tuple[str, ...]:
         visible = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
@@ -152,6 +157,7 @@ def build(
     listener = parts.attempt(
         "the engine's steps", lambda: _listen(directory, socket, inbox.push, devices_of)
     )
+    late.owners = partial(_owners, listener, devices_of, ours if engine.devices else tuple)
     memory = _memory(settings.calibration, environ)
     restored = memory.restore(devices) if memory is not None else []
     record = parts.attempt(
@@ -182,6 +188,20 @@ def build(
     guest = socket is not None
     parts_of_it = (directory, inbox, writer, sampler, listener, port, tuple(devices))
     return Meter(*parts_of_it, engine.devices, heard, guest)
+
+
+def _owners(
+    listener: Listener | None,
+    devices_of: DevicesOf,
+    ours: Callable[[], tuple[str, ...]],
+    device: str,
+) -> tuple[str, ...] | None:
+    """The labels of the engines that own a device. While none speaks it is the nameless engine's,
+    if that has some already (``ours``: all that it owns now); else it is not known."""
+    sources = listener.sources if listener is not None else ()
+    if sources:
+        return tuple(source.label for source in sources if device in devices_of(source.hello))
+    return (ENGINE,) if device in ours() else None
 
 
 def names_of(listener: Listener | None) -> list[str]:

@@ -166,7 +166,11 @@ def _clock(line: fields.Line) -> Clock:
 
 
 def _device_found(line: fields.Line) -> DeviceFound:
-    return DeviceFound(fields.time_ns(line, "t"), device_of(fields.text(line, "device"), line))
+    engines = None
+    if line.get("engines") is not None:
+        engines = tuple(fields.as_text(e, "engines") for e in fields.rows(line, "engines"))
+    device = device_of(fields.text(line, "device"), line)
+    return DeviceFound(fields.time_ns(line, "t"), device, engines)
 
 
 def _reading(line: fields.Line) -> Reading:

@@ -170,6 +170,7 @@ def _line(event: Event) -> dict[str, Any]:
                 "t": _seconds(event.t_ns),
                 "device": device.id,
                 **device_facts(device),
+                **present(engines=None if event.engines is None else list(event.engines)),
             }
 
 

@@ -262,6 +262,18 @@ def test_a_device_that_comes_late_is_its_engines() -> None:
     assert conserved(s)
 
 
+def test_a_late_device_is_whose_it_is_said_to_be() -> None:
+    """Also where others have none, and its engine has some already."""
+    devices = {"0": ("GPU-0",), "1": (), "2": ("GPU-0",)}
+    core = Attributor(
+        [CONTINUOUS], [replace(ENGINE, id=id, devices=d) for id, d in devices.items()]
+    )
+    core.feed(DeviceFound(1_000_000_000, replace(CONTINUOUS, id="GPU-1"), ("0", "stranger")))
+    core.finish()
+    owned = {engine.id: engine.devices for engine in core.snapshot().engines}
+    assert owned == devices | {"0": ("GPU-0", "GPU-1")}
+
+
 def test_no_reading_no_joules() -> None:
     """Work without a counter is attributed nothing: unknown is not invented."""
     scene = Scene(seed=1, seconds=5.0)

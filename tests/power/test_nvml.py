@@ -189,6 +189,7 @@ def test_a_gpu_without_counter_and_power_is_left_out(library: str, card: Card) -
         card.fault(0, Fault.ERROR, 0, value=3, function=function)
     with structlog.testing.capture_logs() as logs, opened(library) as source:
         assert [reading.device for reading in source.read()] == ["GPU-bbbb-1"]
+        assert source.left_out == [], "it never will be read: nothing to look for"
     assert [line["event"] for line in logs] == ["gpu_left_out"]
     assert "no such counter" in logs[0]["reason"]
 
@@ -206,6 +207,35 @@ def test_a_gpu_that_was_asked_for_must_be_readable(
         NvmlSource(library, ("0",)).open()
     with opened(library, "1") as source:
         assert source.read()[0].error is None
+
+
+@pytest.mark.parametrize("names", [(), ("0", "1")])
+def test_a_gpu_that_cannot_be_read_is_looked_for_again(
+    library: str, card: Card, names: tuple[str, ...]
+) -> None:
+    """Beside others it costs only itself, named or not; and it comes when it can be read, once."""
+    card.fault(0, Fault.LOST, 0)
+    with structlog.testing.capture_logs() as logs, opened(library, *names) as source:
+        assert [line["event"] for line in logs] == ["gpu_left_out"]
+        assert [reading.device for reading in source.read()] == ["GPU-bbbb-1"]
+        assert source.look_again() == []
+        (reason,) = source.left_out
+        assert "GPU is lost" in reason
+        card.clear_faults(0)
+        assert [device.id for device in source.look_again()] == ["GPU-aaaa-0"]
+        assert source.left_out == []
+        assert source.look_again() == []
+        assert all(reading.error is None for reading in source.read())
+        assert (source.on_host, len(source.read())) == (2, 2)
+
+
+def test_a_gpu_that_nobody_asked_for_is_not_looked_for(library: str, card: Card) -> None:
+    """Though it could be read."""
+    card.fault(1, Fault.LOST, 0)
+    with opened(library, "0") as source:
+        card.clear_faults(1)
+        assert source.left_out == []
+        assert source.look_again() == []
 
 
 def test_no_readable_gpu_is_an_error(library: str, card: Card) -> None:

@@ -102,6 +102,29 @@ def test_a_lost_gpu_comes_back(library: str, card: Card) -> None:
         assert running.said("no_reading")[0] == "no_reading"
 
 
+def test_a_gpu_that_is_lost_at_the_start_comes_later(
+    library: str, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are metered meanwhile; when it can be read it is metered too, from then on."""
+    monkeypatch.setattr("meter.power.sampler._LOOK_AGAIN_S", 0.05)
+    card.fault(0, Fault.LOST, 0)
+    with rig(library, card) as running:
+        assert [device.id for device in running.sampler.devices] == [B]
+        running.more(B)
+        (problem,) = running.gauges.problems()
+        assert "left out" in problem
+        assert "GPU is lost" in problem
+        card.clear_faults(0)
+        running.more(A)
+        assert {device.id for device in running.sampler.devices} == {A, B}
+        wait_until(lambda: running.gauges.problems() == (), "health")
+        assert running.said("gpu_left_out", "device_found") == ["gpu_left_out", "device_found"]
+        snapshot = running.end()
+        (state,) = (state for state in snapshot.devices if state.device.id == A)
+        assert state.measured_j == pytest.approx(true_j(running), abs=EDGES_J)
+        assert closes(snapshot)
+
+
 def test_a_driver_reload_is_survived(library: str, card: Card) -> None:
     """NVML is started anew and the handles are found again. The counter starts from 0: what was
     drawn from the last tick before to the first reading after is in no account, and no more."""

@@ -178,6 +178,67 @@ def test_a_start_that_stopped_meanwhile_gives_no_readings() -> None:
     assert all(isinstance(event, DeviceFound) for event in iter_now(events))
 
 
+class Later(Script):
+    """One device, and one more that is there when it is let free; each look may fail or hang."""
+
+    def __init__(self, *looks: Exception | None, hangs: bool = False) -> None:
+        super().__init__(Reading("d", 1, 1))
+        self.looks, self.hangs = list(looks), hangs
+        self.looked, self.free = threading.Event(), threading.Event()
+        self.left_out: Sequence[str] = ("the other one",)
+
+    def look_again(self) -> Sequence[Device]:
+        self.looked.set()
+        if self.hangs:
+            self.free.wait(30)
+        failure = self.looks.pop(0) if self.looks else None
+        if failure is not None:
+            raise failure
+        if not self.free.is_set():
+            return []
+        self.left_out = ()
+        return [Device("later", "device", Quality.SIMULATED, "1")]
+
+    def read(self, device: str | None = None) -> Sequence[Reading]:
+        return [Reading(device or "", time.monotonic_ns(), 1)]
+
+
+def test_what_was_left_out_comes_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails is followed by others; the device comes as an event, before its readings;
+    then nobody looks any more."""
+    monkeypatch.setattr("meter.power.sampler._LOOK_AGAIN_S", 0.001)
+    events: queue.Queue[Event] = queue.Queue()
+    source = Later(OSError("driver"), NoDeviceError("not yet"))
+    sampler = Sampler([source], events.put, rate_hz=1000)
+    assert [device.id for device in sampler.start()] == ["d"]
+    assert sampler.left_out == ("the other one",)
+    source.free.set()
+    wait_until(lambda: len(sampler.devices) == 2)
+    seen = take(events, 50)
+    found = next(i for i, event in enumerate(seen) if isinstance(event, DeviceFound))
+    readings = [i for i, e in enumerate(seen) if isinstance(e, Reading) and e.device == "later"]
+    assert found < min(readings)
+    assert sampler.left_out == ()
+    assert not any(thread.name == "finder" for thread in threading.enumerate())
+    sampler.stop()
+    assert source.closed.is_set()
+
+
+def test_a_look_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are read, stopping comes back, and the driver is let go when the look is back."""
+    monkeypatch.setattr("meter.power.sampler._LOOK_AGAIN_S", 0.001)
+    events: queue.Queue[Event] = queue.Queue()
+    source = Later(hangs=True)
+    sampler = Sampler([source], events.put, rate_hz=1000)
+    sampler.start()
+    assert source.looked.wait(10)
+    take(events, 20)
+    sampler.stop(within_s=0.01)
+    assert not source.closed.is_set()
+    source.free.set()
+    assert source.closed.wait(10)
+
+
 class Two(Script):
     """Two devices; the first one hangs when it is told to."""
 

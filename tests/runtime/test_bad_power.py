@@ -10,7 +10,7 @@ import time
 import httpx
 from processes import ENGINE, UUID, closes, poll
 
-from meter.demo.card import Card, Fault
+from meter.demo.card import Card, CardSpec, Fault
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 ENDED = 128 + signal.SIGTERM
@@ -44,6 +44,28 @@ def test_a_driver_that_hangs_at_the_start_comes_later(metered, card):
     cards.clear_faults(0)
     summary = poll(url, lambda s: s["measured_j"] > 0 and s["receipts_closed_j"] > 0 and closes(s))
     assert [device["gpu_uuid"] for device in summary["devices"]] == [UUID]
+    run.process.terminate()
+    assert run.end()[0] == ENDED
+
+
+def test_a_gpu_that_is_lost_at_the_start_comes_later(metered, card):
+    """The server is started with the others; when it is back it is metered too, as its engine's."""
+    cards = Card.create(card, [CardSpec(UUID), CardSpec("GPU-other")])
+    cards.fault(0, Fault.LOST, 0)
+    cards.post(1, 100.0)
+    run = metered("--", *ENGINE, 300, 3)
+    url = run.started()
+    assert any("gpu_left_out" in line for line in run.lines)
+    assert "GPU is lost" in httpx.get(f"{url}/readyz", trust_env=False).text
+    summary = poll(url, lambda s: s["receipts_closed"] > 0)
+    assert [device["gpu_uuid"] for device in summary["devices"]] == ["GPU-other"]
+    cards.clear_faults(0)
+    summary = poll(
+        url, lambda s: all(d["measured_j"] > 0 for d in s["devices"]) and len(s["devices"]) == 2
+    )
+    assert closes(summary)
+    assert summary["engines"][0]["devices"] == ["GPU-other", UUID]
+    assert any("device_found" in line for line in run.lines)
     run.process.terminate()
     assert run.end()[0] == ENDED
 

@@ -9,9 +9,12 @@ import pytest
 
 from meter.demo.card import Card, CardSpec, Fault
 from meter.demo.nvml_build import NoCompilerError, build
-from meter.model import Device, Quality
+from meter.model import Device, DeviceFound, Quality, Reading
 from meter.power.nvml import NvmlSource
 from meter.runtime.devices import owned, wanted
+from meter.runtime.late import Latecomers
+from meter.runtime.meter import _owners
+from meter.work.wire import Hello, Source
 
 FOUND = tuple(
     Device(f"GPU-{letter * 8}", "H100", Quality.MEASURED, index=str(i))
@@ -93,3 +96,45 @@ def test_a_driver_that_hangs_is_not_waited_for(three_cards, monkeypatch):
             thread.join(10)
     monkeypatch.setattr("meter.runtime.devices._ANSWER_WITHIN_S", 10.0)
     assert owned(found, (), None, os.getpid()) == ("GPU-bbbbbbbb",)
+
+
+class Heard:
+    """A listener that has heard these engines."""
+
+    def __init__(self, *sources):
+        self.sources = sources
+
+
+@pytest.mark.parametrize(
+    ("heard", "ours", "device", "whose"),
+    [
+        ({"0": "0,1", "1": "2"}, (), 2, ("1",)),
+        ({"0": "0", "1": None}, (), 2, ("1",)),
+        ({"0": "0", "1": "1"}, (0, 1, 2), 2, ()),
+        ({}, (0, 2), 2, ("0",)),
+        ({}, (0, 1), 2, None),
+        ({}, (), 2, None),
+    ],
+)
+def test_a_device_that_comes_late_is_whose_it_would_have_been(heard, ours, device, whose):
+    """By what each engine says of itself; while none speaks, by what the command may use."""
+    hellos = [Hello(label, engine=label, cuda_visible_devices=v) for label, v in heard.items()]
+    listener = Heard(*(Source(hello.source, hello, hello.engine, 0) for hello in hellos))
+
+    def devices_of(hello):
+        return owned(FOUND, (), hello.cuda_visible_devices)
+
+    told = _owners(listener, devices_of, lambda: [FOUND[i].id for i in ours], FOUND[device].id)
+    assert told == whose
+
+
+def test_whose_a_device_is_comes_with_its_event():
+    """Before anybody can be asked it is not known; what else comes is passed on as it is."""
+    seen = []
+    late = Latecomers(seen.append)
+    reading, found = Reading("d", 1, 1), DeviceFound(1, FOUND[0])
+    late.push(reading)
+    late.push(found)
+    late.owners = lambda device: (device,)
+    late.push(found)
+    assert seen == [reading, found, DeviceFound(1, FOUND[0], (FOUND[0].id,))]

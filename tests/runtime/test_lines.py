@@ -81,6 +81,7 @@ class FakeSampler:
     lanes: tuple[LaneState, ...] = (LaneState(GPU, "nvml"),)
     opening: bool = False
     failure: PowerError | None = None
+    left_out: tuple[str, ...] = ()
 
     def states(self):
         return self.lanes

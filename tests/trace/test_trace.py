@@ -98,7 +98,9 @@ def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
             counts,
             st.none() | engines,
         ),
-        st.builds(DeviceFound, at, st.just(DEVICE)),
+        st.builds(
+            DeviceFound, at, st.just(DEVICE), st.none() | st.sampled_from([(), ("0",), ("0", "1")])
+        ),
         steps(t, k),
     )
 
