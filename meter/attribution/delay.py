@@ -20,6 +20,8 @@ from meter.attribution.median import median
 _DELAYS_S = (-0.1, 0.3)
 _DELAY_STEP_S = 0.02
 _WIDTHS_S = (0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.2)
+#: Beyond it a smear is no counter's, but that of work whose like is averaged away.
+_WIDTH_MAX_S = 0.3
 _FINE_S = (0.005, 0.001)
 _WIDTH_FINE_S = (0.01, 0.004)
 _CLIP = 6.25
@@ -81,18 +83,21 @@ def find_window(seen: Seen, present: Window) -> Window:
     gain = misfit(present) - misfit(best)
     # A form that is wrong likes any smear a little: that there is a window at all must be plain.
     least = _GAIN_SHARE_MIN * misfit(present) if present[:2] == Window()[:2] else 0.0
-    if gain * count < _GAIN_MIN or gain < least:
-        best = present
-    return best._replace(doubt_s=_doubt_s(misfit, best, count))
+    doubt_s = _doubt_s(misfit, best, count)
+    if gain * count < _GAIN_MIN or gain < least or doubt_s is None:
+        best, doubt_s = present, _doubt_s(misfit, present, count)
+    return best._replace(doubt_s=doubt_s)
 
 
 def _shifted(window: Window, step_s: float) -> list[Window]:
-    return [window._replace(delay_s=window.delay_s + s) for s in (-step_s, step_s)]
+    low, high = _DELAYS_S
+    delays = (window.delay_s - step_s, window.delay_s + step_s)
+    return [window._replace(delay_s=d) for d in delays if low <= d <= high]
 
 
 def _widened(window: Window, step_s: float) -> list[Window]:
     widths = (window.width_s - step_s, window.width_s + step_s)
-    return [window._replace(width_s=w) for w in widths if w >= 0]
+    return [window._replace(width_s=w) for w in widths if 0 <= w <= _WIDTH_MAX_S]
 
 
 def _doubt_s(misfit: _Misfit, best: Window, count: int) -> float | None:

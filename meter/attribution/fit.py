@@ -25,6 +25,7 @@ DOUBTED = SIZE + 1
 
 _ROUNDS = 8
 _STILL = 1e-4
+_PRESENT = 1e-9
 _FLAT = 1e-12
 _TUKEY = 4.685
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
@@ -72,10 +73,19 @@ class Fit:
     pace: Coefficients = _NO_PACE
     misfit: float = FLOOR
     drift: float = 0.0
+    taught: tuple[int, ...] = (0,) * SIZE
 
     def sd(self) -> tuple[float, ...]:
         """One standard deviation of each coefficient."""
         return tuple(float(v) for v in np.sqrt(np.maximum(np.diag(self.covariance), 0.0)))
+
+    def knows(self, features: Array, least: int) -> NDArray[np.bool_]:
+        """Where all work is of a kind that at least so many intervals have taught: (n,).
+
+        ``features``: (n, 7).
+        """
+        seldom = np.array(self.taught) < least
+        return np.asarray(~(features[:, seldom] > _PRESENT).any(axis=1))
 
     def doubts(self) -> Array:
         """Covariance of the coefficients and the delay: 8 × 8."""
@@ -153,6 +163,7 @@ def fit_rows(
         pace=_pace(rows, best.trust),
         misfit=best.misfit,
         drift=best.drift,
+        taught=tuple((rows.features > _PRESENT).sum(axis=0).tolist()),
     )
 
 

@@ -42,6 +42,7 @@ _EXCESS_SIGMAS = 4.0
 _EXCESS_SPREAD_MIN = 0.03
 #: What is foreseen below this share of what moved is rounding, not a forecast.
 _FACTOR_MIN = 1e-6
+_TAUGHT_MIN = 30
 _SUSTAINED = 3
 _SUSTAINED_OF = 5
 #: An excess is judged when so many later intervals are known.
@@ -149,7 +150,8 @@ def _totals(segments: Segments, edges: Array, fit: Fit) -> tuple[Array, Array]:
 
 
 def _mark_excess(block: Block) -> None:
-    """Where far more was drawn than foreseen. Never said before the fit has converged.
+    """Where far more was drawn than foreseen. Never said before the fit has converged, nor of work
+    whose like it has hardly seen: what is strange does not teach, and so would stay so.
 
     A step that stalls at its usual power is dear, but no stranger's: what the engine's steps take
     by lasting longer than usual is let off.
@@ -167,6 +169,7 @@ def _mark_excess(block: Block) -> None:
     )
     sigma = np.maximum(np.sqrt(relative), _EXCESS_SPREAD_MIN) * expected
     block.high[:] = (block.energy_j - expected > _EXCESS_SIGMAS * sigma) & block.teaches
+    block.high[:] &= fit.knows(block.totals[:, :SIZE], _TAUGHT_MIN)
 
 
 def foreign(block: Block, past: Past, finishing: bool) -> tuple[NDArray[np.bool_], int]:
