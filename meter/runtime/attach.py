@@ -20,6 +20,7 @@ from meter.runtime.find import FindError, Server, find
 from meter.runtime.lines import first_line, last_line, say
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
+from meter.runtime.prospect import prospect
 from meter.runtime.signals import FORWARDED, next_signal
 from meter.work.scrape import ScrapeError, Scraper
 
@@ -38,18 +39,17 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     configure_logs(settings.log_level)
     collect_rarely()
     try:
-        server = find(target) if target is not None else Server(None, {}, socket=socket)
+        server = find(target, socket) if target is not None else Server(None, {}, socket=socket)
     except FindError as error:
         say(f"joulemeter: {error}")
         return 2
-    meter = build(settings, server.environ, socket or server.socket, server.pid)
+    meter = build(settings, server.environ, server.socket, server.pid)
     say(first_line(meter))
     attached = Attached(server, meter)
     try:
-        attached.stay()
+        return attached.stay()
     finally:
         attached.leave()
-    return 0
 
 
 class Attached:
@@ -65,13 +65,18 @@ class Attached:
         self._watch = meter.watch(server.pid)
         self._plugged: bool | None = None
         self._said: set[str] = set()
+        self._judge_s = time.monotonic() + _JOINED_S
 
-    def stay(self) -> None:
-        """Until the server has ended or a signal comes."""
+    def stay(self) -> int:
+        """Until the server has ended or a signal comes (0), or it is clear that there is none and
+        never will be (2)."""
         while self._lives():
             self._look()
+            if self._is_hopeless():
+                return 2
             if next_signal(FORWARDED, _POLL_S) is not None:
-                return
+                break
+        return 0
 
     def leave(self) -> None:
         """Stop metering; what the meter put beside the server stays as long as that lives."""
@@ -107,6 +112,17 @@ class Attached:
             self._scrape()
         self._watch.look()
 
+    def _is_hopeless(self) -> bool:
+        """While nothing is heard: say once, in words, why that may be, and look again."""
+        if self._plugged or self._scraper is not None or time.monotonic() < self._judge_s:
+            return False
+        self._judge_s = time.monotonic() + _AGAIN_S
+        found = prospect(self._server)
+        if found is not None and found.line not in self._said:
+            self._said.add(found.line)
+            say(f"joulemeter: {found.line}")
+        return found is not None and found.hopeless
+
     def _scrape(self) -> None:
         reasons = []
         for url in self._server.urls():
@@ -123,8 +139,8 @@ class Attached:
                 "For receipts start it by: joulemeter run -- CMD…"
             )
             return
-        reason = "; ".join(reasons) or "no address of it is known"
-        if reason not in self._said:
+        reason = "; ".join(reasons)
+        if reason and reason not in self._said:
             self._said.add(reason)
             structlog.get_logger("joulemeter").warning("no_counters", reason=reason)
 

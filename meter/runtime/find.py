@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,10 @@ from meter.work.vllm import SOCKET
 PLUGINS_VARIABLE = "VLLM_PLUGINS"
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 _NO_METER = "it was started without joulemeter ({variable} is not in its environment)"
+_CLOSED = (
+    "process {pid} belongs to {owner} and may not be looked into: attach as that user or as root, "
+    "or give the server's URL (joulemeter attach http://127.0.0.1:8000), for its totals"
+)
 
 
 class FindError(Exception):
@@ -25,13 +29,15 @@ class FindError(Exception):
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server. ``url``: its HTTP side, where that was told; ``socket``: where its engine's
-    plugin looks for a meter; ``unplugged``: why there is no such plugin."""
+    plugin looks for a meter; ``unplugged``: why there is no such plugin; ``readable``: whether its
+    environment may be read."""
 
     pid: int | None
     environ: Mapping[str, str]
     url: str | None = None
     socket: Path | None = None
     unplugged: str | None = None
+    readable: bool = True
 
     def urls(self) -> tuple[str, ...]:
         """Where it may be asked for its counters: as told, else wherever it listens now."""
@@ -40,8 +46,18 @@ class Server:
         return () if self.pid is None else tuple(_urls(self.pid))
 
 
-def find(target: str) -> Server:
-    """The server of a pid or a URL. Raises ``FindError``."""
+def find(target: str, socket: Path | None = None) -> Server:
+    """The server of a pid or a URL. ``socket``: where its engine looks for a meter, where that was
+    told. Raises ``FindError``."""
+    server = _find(target)
+    if socket is not None:
+        return replace(server, socket=socket)
+    if not server.readable and server.url is None:
+        raise FindError(_CLOSED.format(pid=server.pid, owner=_owner(server.pid)))
+    return server
+
+
+def _find(target: str) -> Server:
     if target.isdigit():
         if not psutil.pid_exists(int(target)):
             raise FindError(f"there is no process {target}")
@@ -61,7 +77,7 @@ def _server(pid: int | None, url: str | None) -> Server:
     environ = environment_of(pid)
     if environ is None:
         reason = "its environment may not be read: run as its user, or as root"
-        return Server(pid, {}, url, unplugged=reason)
+        return Server(pid, {}, url, unplugged=reason, readable=False)
     if SOCKET not in environ:
         return Server(pid, environ, url, unplugged=_NO_METER.format(variable=SOCKET))
     return Server(pid, environ, url, Path(environ[SOCKET]), left_out(environ))
@@ -99,6 +115,13 @@ def environment_of(pid: int) -> dict[str, str] | None:
     return found
 
 
+def _owner(pid: int | None) -> str:
+    try:
+        return str(psutil.Process(pid).username())
+    except (psutil.Error, OSError):
+        return "another user"
+
+
 def _listener_on(port: int) -> int | None:
     for connection in _listening():
         if connection.laddr.port == port and connection.pid is not None:
@@ -107,9 +130,13 @@ def _listener_on(port: int) -> int | None:
 
 
 def _urls(pid: int) -> Iterator[str]:
-    pids = {process.pid for process in family(pid)}
-    ports = {c.laddr.port for c in _listening() if c.pid in pids}
+    ports = listening_ports({process.pid for process in family(pid)})
     return (f"http://127.0.0.1:{port}" for port in sorted(ports))
+
+
+def listening_ports(pids: Collection[int]) -> set[int]:
+    """The TCP ports on which these processes listen, as far as they may be looked into."""
+    return {int(c.laddr.port) for c in _listening() if c.pid in pids}
 
 
 def _listening() -> list[Any]:
