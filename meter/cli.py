@@ -241,9 +241,11 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))
         return
-    for name in ("measured", "attributed", "idle", "startup", "unattributed", "pending"):
-        print(f"{name:13} {figures[f'{name}_j']:14.3f} J")
-    print(f"{'requests':13} {figures['requests']:14d}")
+    from meter.export.figures import TERMS, count, sum_line
+
+    accounts_j = {name: figures[f"{name}_j"] for name in TERMS}
+    said = sum_line(figures["measured_j"], accounts_j, figures["quality"])
+    print(f"{said}; {count(figures['requests'])} request{'s' * (figures['requests'] != 1)}")
 
 
 @app.command()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meter.attribution.rules import Rule, split
+from meter.export import figures
 from meter.model import Event, RequestOpened
 from meter.trace import read_trace
 
-ACCOUNTS = ("attributed", "idle", "startup", "unattributed", "pending")
 WARM_UP = 60
 """Requests in which the calibration learns the card; the ones after them are told apart."""
 
@@ -52,7 +52,7 @@ class Comparison:
 
 def add_up(summary: Mapping[str, Any]) -> Sum:
     """The accounts of ``/v1/summary``, added up anew."""
-    accounts = {name: float(summary[f"{name}_j"]) for name in ACCOUNTS}
+    accounts = {name: float(summary[f"{name}_j"]) for name in figures.TERMS}
     measured_j = float(summary["measured_j"])
     return Sum(measured_j, accounts, measured_j - sum(accounts.values()))
 
@@ -120,11 +120,8 @@ def _by_parent(joules: Mapping[str, float], parents: Mapping[str, str]) -> dict[
 
 def sum_line(total: Sum, quality: str | None) -> str:
     """The line that a sceptic can check."""
-    accounts = " + ".join(f"{joules:,.3f} {name}" for name, joules in total.accounts_j.items())
-    return (
-        f"measured {total.measured_j:,.3f} J ({quality or 'unknown'}) = {accounts}; "
-        f"residual {total.residual_j:.1e} J"
-    )
+    said = figures.sum_line(total.measured_j, total.accounts_j, quality)
+    return f"{said}; residual {total.residual_j:.1e} J"
 
 
 def comparison_rows(comparison: Comparison) -> Iterable[tuple[str, str, str, str, str]]:

@@ -143,7 +143,7 @@ class Demo:
 
     def run(self, seconds: float | None, port: int | None) -> closing.Comparison | None:
         """Everything; returns what the closing table shows. Raises ``EndedError``."""
-        page = free_port(PAGE_PORT) if port is None else port
+        page = port or free_port(PAGE_PORT if port is None else 0)
         self._console.print(f"joulemeter demo: {self._stage.title}", highlight=False)
         self._console.print(f"page and metrics: http://127.0.0.1:{page}", highlight=False)
         metered = Metered.start(self._stage, self._folder, page, self._record)

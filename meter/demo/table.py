@@ -12,6 +12,18 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from meter.export.figures import (
+    J_PER_KWH,
+    UNKNOWN,
+    count,
+    duration,
+    energy,
+    money,
+    number,
+    percent,
+    quantity,
+)
+
 ACCOUNTS = (
     ("prefill", "blue"),
     ("decode", "green"),
@@ -55,7 +67,7 @@ def draw(frame: Frame, width: int = 100) -> RenderableType:
 
 
 def _tag(quality: str | None) -> Text:
-    return Text(quality or "–", style=_QUALITY_STYLE.get(quality or "", "dim"))
+    return Text(quality or UNKNOWN, style=_QUALITY_STYLE.get(quality or "", "dim"))
 
 
 def _now(frame: Frame, quality: str | None) -> RenderableType:
@@ -78,13 +90,12 @@ def _figures(frame: Frame) -> list[tuple[str, str]]:
     kwh = token.get("kwh_per_token")
     cost = token.get("cost_per_million_tokens")
     currency = (summary.get("cost") or {}).get("currency", "")
-    power = f"{frame.power_w[-1]:,.0f} W" if frame.power_w else "–"
     return [
-        (power, "power now"),
-        (str(summary.get("requests_running", "–")), "requests running"),
-        (f"{kwh * 3.6e6:.3f} J" if kwh else "–", "per output token"),
-        (f"{kwh * 1e6:.4f} kWh" if kwh else "–", "per million"),
-        (f"{cost:.2f} {currency}" if cost is not None else "–", "per million"),
+        (quantity(frame.power_w[-1] if frame.power_w else None, "W", 3), "power now"),
+        (count(summary.get("requests_running")), "requests running"),
+        (energy(kwh * J_PER_KWH if kwh else None, "J", 3), "per output token"),
+        (f"{number(kwh * 1e6, 3)} kWh" if kwh else UNKNOWN, "per million"),
+        (money(cost, currency), "per million"),
     ]
 
 
@@ -117,13 +128,14 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
     for name, colour in ACCOUNTS:
         energy_j = summary[f"{name}_j"]
         share = energy_j / measured_j if measured_j else 0.0
+        said = percent(energy_j, measured_j)
         bar = Text("█" * round(_BAR * share) or ("▏" if energy_j else ""), style=colour)
-        table.add_row(Text(name, style=colour), joules(energy_j), f"{100 * share:.1f} %", bar)
+        table.add_row(Text(name, style=colour), energy(energy_j), said, bar)
     table.add_section()
     residual = f"residual {abs(summary['conservation_error_j']):.0e} J"
     table.add_row(
         Text("measured", style="bold"),
-        Text(joules(measured_j), style="bold"),
+        Text(energy(measured_j), style="bold"),
         "",
         Text.assemble(_tag(quality), (f" · {residual}", "dim")),
     )
@@ -132,7 +144,7 @@ def _accounts(frame: Frame, quality: str | None) -> RenderableType:
 
 def _receipts(receipts: Sequence[Mapping[str, Any]], wide: bool) -> RenderableType:
     rows = [_receipt_row(receipt) for receipt in receipts]
-    known = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
+    known = [name for name in rows[0] if any(row[name] != UNKNOWN for row in rows)]
     names = [name for name in known if wide or name not in _WIDE_ONLY]
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("newest receipts", no_wrap=True, min_width=17)
@@ -146,48 +158,24 @@ def _receipts(receipts: Sequence[Mapping[str, Any]], wide: bool) -> RenderableTy
 def _receipt_row(receipt: Mapping[str, Any]) -> dict[str, str]:
     """One receipt's figures by column; a dash is what is not known."""
     energy_j, output = receipt["energy_j"], receipt["completion_tokens"]
-    doubt = receipt["uncertainty_j"] / energy_j if energy_j else 0.0
     cost = receipt.get("cost") or {}
+    amount = float(cost["amount"]) if cost else None
     return {
-        "prompt": _count(receipt["prompt_tokens"]),
-        "cached": _count(receipt["cached_tokens"]),
-        "output": _count(output),
-        "energy": joules(energy_j),
-        "±": f"{100 * doubt:.1f} %",
-        "J/token": f"{energy_j / output:.3f}" if output else "–",
-        f"cost µ{cost.get('currency', 'USD')}": (
-            f"{float(cost['amount']) * 1e6:,.1f}" if cost else "–"
-        ),
-        "end": receipt["reason"] or "–",
-        "tenant": receipt["tenant"] or "–",
+        "prompt": count(receipt["prompt_tokens"]),
+        "cached": count(receipt["cached_tokens"]),
+        "output": count(output),
+        "energy": energy(energy_j),
+        "±": percent(receipt["uncertainty_j"], energy_j),
+        "per token": energy(energy_j / output if output else None, "J", 3),
+        "cost": money(amount, cost.get("currency", "")),
+        "end": receipt["reason"] or UNKNOWN,
+        "tenant": receipt["tenant"] or UNKNOWN,
     }
 
 
 def _footer(frame: Frame) -> RenderableType:
     sent = f"{frame.requests_sent} requests sent" if frame.requests_sent else ""
     settled = (frame.summary or {}).get("settled_lag_s")
-    lag = f"figures settle {settled:.1f} s behind" if settled is not None else ""
+    lag = f"figures settle {duration(settled)} behind" if settled is not None else ""
     first = " · ".join(part for part in (sent, lag, "Ctrl-C ends") if part)
     return Text("\n".join([first, *frame.notes]), style="dim")
-
-
-def joules(energy_j: float) -> str:
-    """Joules to three or four digits with a fitting prefix."""
-    for factor, prefix in ((1e6, "M"), (1e3, "k"), (1.0, "")):
-        if abs(energy_j) >= factor:
-            return f"{_digits(energy_j / factor)} {prefix}J"
-    return f"{_digits(energy_j * 1e3)} mJ" if energy_j else "0 J"
-
-
-def _digits(value: float) -> str:
-    return (
-        f"{value:.2f}"
-        if abs(value) < 10
-        else f"{value:.1f}"
-        if abs(value) < 100
-        else f"{value:.0f}"
-    )
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

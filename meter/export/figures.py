@@ -1,13 +1,15 @@
-"""Numbers for people, with their units: `top` and the report. Unknown is a dash, never a zero."""
+"""Numbers for people, with their units, wherever they are printed. Unknown is a dash, not zero."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 J_PER_KWH = 3.6e6
 UNKNOWN = "–"
+# The accounts that what was measured is the sum of, in the order in which they are told.
+TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
 
 
 def number(value: float | None, significant: int = 4) -> str:
@@ -77,7 +79,8 @@ def summands(
     size = abs(total_j * scale)
     # Kilojoules from a thousand of them on: with one decimal, smaller terms still show.
     enough = ((p, 1000 if p[0] > 1 else 100) for p in _PREFIXES)
-    factor, prefix = next((p for p, least in enough if size >= least * p[0]), _PREFIXES[-1])
+    smallest = _PREFIXES[-1] if size else (1.0, "")
+    factor, prefix = next((p for p, least in enough if size >= least * p[0]), smallest)
     tenths = [10 * joules * scale / factor for joules in terms_j]
     whole = [math.floor(value) for value in tenths]
     missing = round(10 * total_j * scale / factor) - sum(whole)
@@ -86,3 +89,10 @@ def summands(
         whole[i] += 1
     said = [f"{value / 10:,.1f}" for value in whole]
     return f"{sum(whole) / 10:,.1f}", said, prefix + ("Wh" if unit == "kWh" else "J")
+
+
+def sum_line(measured_j: float, accounts_j: Mapping[str, float], quality: str | None) -> str:
+    """``measured 12.5 J (simulated) = 8.0 attributed + 4.5 idle``: a sceptic can add it up."""
+    total, terms, unit = summands(measured_j, list(accounts_j.values()))
+    said = " + ".join(f"{term} {name}" for term, name in zip(terms, accounts_j, strict=True))
+    return f"measured {total} {unit} ({quality or 'quality unknown'}) = {said}"

@@ -9,6 +9,7 @@ from importlib.resources import files
 from meter import __version__
 from meter.export.figures import (
     J_PER_KWH,
+    TERMS,
     count,
     duration,
     energy,
@@ -22,8 +23,6 @@ from meter.report import charts
 from meter.report.figures import ACCOUNTS, OTHERS, REQUESTS, Report
 from meter.report.surely import surely
 from meter.report.who import by_model, by_tenant, cost, requests
-
-_TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
 
 
 def to_html(report: Report, made: datetime) -> str:
@@ -115,9 +114,9 @@ def _with_unit(value: str) -> str:
 def _sum(report: Report) -> str:
     """The one sum, so rounded that a reader can add it up."""
     values = {**report.accounts_j, "attributed": report.attributed_j, "pending": report.pending_j}
-    joules = [values.get(name, 0.0) for name in _TERMS]
+    joules = [values.get(name, 0.0) for name in TERMS]
     total, terms, unit = summands(report.measured_j, joules)
-    said = " + ".join(f"<b>{t}</b> {n}" for t, n in zip(terms, _TERMS, strict=True))
+    said = " + ".join(f"<b>{t}</b> {n}" for t, n in zip(terms, TERMS, strict=True))
     off = abs(report.residual_j)
     exact = off < 1e-6
     good = exact or off < 1e-3 * report.measured_j

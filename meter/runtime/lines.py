@@ -6,27 +6,18 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from meter.export.figures import count, sum_line
 from meter.export.state import State
 from meter.model import Account, Device, worst
 
 if TYPE_CHECKING:
     from meter.runtime.meter import Meter
 
-_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"))
-
 
 def say(line: str) -> None:
     """One line for a person, on stderr: stdout is the engine's."""
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed
         print(line, file=sys.stderr, flush=True)
-
-
-def joules(energy_j: float) -> str:
-    """Four digits and a unit: ``12.34 kJ``."""
-    for factor, prefix in _PREFIXES:
-        if abs(energy_j) >= factor:
-            return f"{energy_j / factor:.4g} {prefix}J"
-    return "0 J" if energy_j == 0 else f"{energy_j:.2g} J"
 
 
 def first_line(meter: Meter) -> str:
@@ -50,18 +41,16 @@ def last_line(state: State | None) -> str:
     if state is None or not state.snapshot.devices:
         return "joulemeter: nothing was measured"
     snapshot = state.snapshot
-    parts = [
-        (name, value)
-        for name, value in (
-            ("attributed", snapshot.attributed_j),
-            ("idle", snapshot.total_j(Account.IDLE)),
-            ("startup", snapshot.total_j(Account.STARTUP)),
-            ("unattributed", snapshot.total_j(Account.UNATTRIBUTED)),
-            ("pending", snapshot.pending_j),
-        )
-        if value or name in ("attributed", "idle", "unattributed")
-    ]
+    accounts_j = {
+        "attributed": snapshot.attributed_j,
+        "idle": snapshot.total_j(Account.IDLE),
+        "startup": snapshot.total_j(Account.STARTUP),
+        "unattributed": snapshot.total_j(Account.UNATTRIBUTED),
+        "pending": snapshot.pending_j,
+    }
     quality = worst([device.device.quality for device in snapshot.devices])
-    sum_ = " + ".join(f"{joules(value)} {name}" for name, value in parts)
     requests = sum(snapshot.requests.values())
-    return f"joulemeter: {joules(snapshot.measured_j)} {quality} = {sum_}; {requests} requests"
+    return (
+        f"joulemeter: {sum_line(snapshot.measured_j, accounts_j, quality)}; "
+        f"{count(requests)} request{'s' * (requests != 1)}"
+    )

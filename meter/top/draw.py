@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from meter.export.figures import count, duration, energy, number, quantity, summands
+from meter.export.figures import TERMS, count, duration, energy, number, quantity, summands
 from meter.top.feed import Heard
 from meter.top.graph import COLOURS, area, bar, columns, spark
 from meter.top.requests import requests
@@ -20,7 +20,6 @@ _STALE_S = 3.0
 _DEAF_S = 10.0
 _WINDOW_S = 120.0
 _ACCOUNTS = ("prefill", "decode", "recompute", "idle", "startup", "unattributed", "pending")
-_TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
 _QUALITY = {"measured": "green", "estimated": "yellow", "simulated": "cyan"}
 
 
@@ -210,10 +209,10 @@ def _devices(
 def _sum(summary: Mapping[str, Any], view: View, width: int) -> list[Text]:
     """The sum that must hold, to be added up by the reader; under it each account's share."""
     measured_j = summary["measured_j"]
-    total, terms, unit = summands(measured_j, [summary[f"{name}_j"] for name in _TERMS], view.unit)
+    total, terms, unit = summands(measured_j, [summary[f"{name}_j"] for name in TERMS], view.unit)
     lines = [Text.assemble((f" {total} {unit}", "bold"), " measured")]
     indent = len(lines[0])
-    for i, (name, term) in enumerate(zip(_TERMS, terms, strict=True)):
+    for i, (name, term) in enumerate(zip(TERMS, terms, strict=True)):
         piece = Text.assemble((" + " if i else " = ", "dim"), (term, "bold"), f" {name}")
         if len(lines[-1]) + len(piece) > width - 4:
             lines.append(Text(" " * indent))

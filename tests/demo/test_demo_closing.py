@@ -47,11 +47,11 @@ def test_the_accounts_are_added_up_anew() -> None:
 
 def test_the_line_has_every_figure_and_its_quality() -> None:
     """Whoever doubts it can take a pencil."""
-    line = sum_line(add_up(summary(measured_j=1234.5)), "simulated")
-    assert line.startswith("measured 1,234.500 J (simulated) = 70.000 attributed + 20.000 idle")
+    line = sum_line(add_up(summary()), "simulated")
+    assert line.startswith("measured 100.0 J (simulated) = 70.0 attributed + 20.0 idle")
     for name in ("startup", "unattributed", "pending"):
         assert name in line
-    assert line.endswith("residual 1.1e+03 J")
+    assert line.endswith("residual 0.0e+00 J")
 
 
 def test_errors_are_relative_and_the_99th_percentile_is_a_value() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -61,7 +62,10 @@ def test_an_engine_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path)
     stage = Stage("a broken one", (sys.executable, "-c", words), "http://127.0.0.1:9", "m", H100)
     console = Console(file=io.StringIO(), width=100)
     with pytest.raises(EndedError, match="no such model"):
-        Demo(stage, tmp_path, console, threading.Event()).run(5.0, free_port())
+        Demo(stage, tmp_path, console, threading.Event()).run(5.0, 0)
+    assert isinstance(console.file, io.StringIO)
+    address = re.search(r"page and metrics: http://127.0.0.1:(\d+)", console.file.getvalue())
+    assert address is not None and int(address[1]) > 0, "0 takes a free port, and names it"
 
 
 def test_without_vllm_the_command_fails_with_the_remedy(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from meter.demo.table import ACCOUNTS, Frame, draw, joules, sparkline
+from meter.demo.table import ACCOUNTS, Frame, draw, sparkline
 
 
 def text_of(frame: Frame, width: int = 100) -> str:
@@ -76,8 +75,8 @@ def test_everything_that_matters_is_on_the_screen() -> None:
     """Quality, address, power, joules and kWh and money per token, every account, the sum."""
     text = text_of(frame())
     for words in (
-        *("simulated", "http://127.0.0.1:9401", "400 W", "0.360 J", "0.1000 kWh", "0.50 USD"),
-        *("2.00 kJ", "1.40 kJ", "70.0 %", "residual 2e-12 J", "settle 2.1 s behind"),
+        *("simulated", "http://127.0.0.1:9401", "400 W", "360 mJ", "0.100 kWh", "0.500 USD"),
+        *("2.000 kJ", "1.400 kJ", "70.0 %", "residual 2e-12 J", "settle 2.1 s behind"),
         *(name for name, _ in ACCOUNTS),
     ):
         assert words in text
@@ -86,7 +85,16 @@ def test_everything_that_matters_is_on_the_screen() -> None:
 def test_a_receipt_is_one_line_with_its_share_of_everything() -> None:
     """Also on a terminal of 100 columns nothing is cut."""
     (line,) = [line for line in text_of(frame()).splitlines() if "demo-12" in line]
-    for words in ("chatcmpl-demo-12", "acme", "1,234", "600", "45.6 J", "1.0 %", "0.456", "70.0"):
+    for words in (
+        "chatcmpl-demo-12",
+        "acme",
+        "1,234",
+        "600",
+        "45.60 J",
+        "1.0 %",
+        "456 mJ",
+        "70.0 µUSD",
+    ):
         assert words in line
     assert "…" not in text_of(frame())
 
@@ -95,7 +103,7 @@ def test_on_eighty_columns_less_is_shown_and_nothing_is_cut() -> None:
     """What a person asks first stays: tokens, energy, cost."""
     text = text_of(frame(receipts=(receipt(id="chatcmpl-demo-12345", tenant="umbrella"),)), 80)
     (line,) = [line for line in text.splitlines() if "demo-12345" in line]
-    for words in ("umbrella", "1,234", "100", "45.6 J", "0.456", "70.0"):
+    for words in ("umbrella", "1,234", "100", "45.60 J", "456 mJ", "70.0 µUSD"):
         assert words in line
     assert "cached" not in text
     assert "…" not in text
@@ -121,15 +129,6 @@ def test_what_no_receipt_knows_has_no_column() -> None:
 def test_notes_are_shown() -> None:
     """What a reader must know of the figures stands below them."""
     assert "read without NVML" in text_of(frame(notes=("read without NVML",)))
-
-
-@pytest.mark.parametrize(
-    ("energy_j", "words"),
-    [(0.0, "0 J"), (0.0123, "12.3 mJ"), (1.5, "1.50 J"), (999.4, "999 J"), (12_345.0, "12.3 kJ")],
-)
-def test_joules_have_a_fitting_prefix(energy_j: float, words: str) -> None:
-    """Three digits or so, and always a unit."""
-    assert joules(energy_j) == words
 
 
 def test_a_sparkline_begins_at_zero() -> None:

@@ -11,32 +11,15 @@ from meter.power.lane import LaneState
 from meter.power.sampler import SamplerCounters
 from meter.pricing import Tariff
 from meter.runtime.gauges import Gauges
-from meter.runtime.lines import first_line, joules, last_line
+from meter.runtime.lines import first_line, last_line
 from meter.runtime.writer import Inbox
 
 NS = 1_000_000_000
 GPU = Device("GPU-0", "NVIDIA H100", Quality.ESTIMATED)
 
 
-@pytest.mark.parametrize(
-    ("energy_j", "text"),
-    [
-        (0.0, "0 J"),
-        (0.0123, "12.3 mJ"),
-        (5.0, "5 J"),
-        (12_345.6, "12.35 kJ"),
-        (-1500.0, "-1.5 kJ"),
-        (3.6e9, "3.6 GJ"),
-        (1e-9, "1e-09 J"),
-    ],
-)
-def test_joules_have_four_digits_and_a_unit(energy_j, text):
-    """For people."""
-    assert joules(energy_j) == text
-
-
 def test_the_last_line_adds_up():
-    """Every account that holds something, and those that a sceptic looks for."""
+    """Every account, and at which quality."""
     accounts = {
         AccountKey("0", "m", Account.DECODE, Quality.ESTIMATED): 800.0,
         AccountKey("0", "m", Account.IDLE, Quality.ESTIMATED): 200.0,
@@ -46,7 +29,8 @@ def test_the_last_line_adds_up():
         0, 0, accounts, devices=(device,), measured_j=1000.0, requests={("0", "m", "stop"): 2}
     )
     assert last_line(State(snapshot, Tariff("EUR"))) == (
-        "joulemeter: 1 kJ estimated = 800 J attributed + 200 J idle + 0 J unattributed; 2 requests"
+        "joulemeter: measured 1,000.0 J (estimated) = 800.0 attributed + 200.0 idle + 0.0 startup "
+        "+ 0.0 unattributed + 0.0 pending; 2 requests"
     )
 
 

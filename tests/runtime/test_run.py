@@ -43,7 +43,9 @@ def test_a_whole_run(metered, tmp_path):
     live = httpx.get(url + "/v1/receipts?limit=1000", trust_env=False).json()["receipts"]
     code, _ = run.end()
     assert code == 3
-    assert re.match(r"joulemeter: .*J simulated = .* attributed \+ .* requests", run.lines[-1])
+    assert re.match(
+        r"joulemeter: measured .* J \(simulated\) = .* attributed \+ .* requests", run.lines[-1]
+    )
     assert len(run.lines) == 2, run.lines
     events = read_trace(trace)
     assert not events.bad_lines

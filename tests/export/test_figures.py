@@ -1,0 +1,87 @@
+"""How figures are printed: one way, wherever they stand."""
+
+import pytest
+
+from meter.export.figures import (
+    UNKNOWN,
+    count,
+    duration,
+    energy,
+    money,
+    number,
+    percent,
+    quantity,
+    sum_line,
+    summands,
+)
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "said"),
+    [
+        (None, "–"),
+        (0.0, "0 J"),
+        (0.0123, "12.30 mJ"),
+        (5.0, "5.000 J"),
+        (999.96, "1.000 kJ"),
+        (12_345.6, "12.35 kJ"),
+        (-1500.0, "-1.500 kJ"),
+        (3.6e9, "3.600 GJ"),
+        (1e-9, "0.001000 µJ"),
+    ],
+)
+def test_joules_have_four_digits_and_the_prefix_that_fits(energy_j, said):
+    """Never in powers of ten."""
+    assert energy(energy_j) == said
+
+
+def test_kilowatt_hours_are_watt_hours_with_their_prefix():
+    """3.6 MJ are 1 kWh."""
+    assert energy(3.6e6, "kWh") == "1.000 kWh"
+    assert energy(3.6, "kWh", 3) == "1.00 mWh"
+
+
+def test_the_whole_part_is_always_shown():
+    """However few digits are asked for."""
+    assert number(123_456.0, 3) == "123,456"
+    assert quantity(0.4567, "W", 2) == "457 mW"
+
+
+def test_money_is_often_millionths():
+    """And whole cents are not."""
+    assert money(0.000131, "USD") == "131 µUSD"
+    assert money(0.25, "EUR") == "0.250 EUR"
+    assert money(0.0, "EUR") == "0 EUR"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(1.23, "1.2 s"), (125.0, "2 min 5 s"), (9000.0, "2 h 30 min"), (864_000.0, "10.0 days")],
+)
+def test_a_time_is_as_long_as_it_is_read(seconds, said):
+    """Seconds, minutes, hours, days."""
+    assert duration(seconds) == said
+
+
+def test_unknown_is_a_dash():
+    """And a part of nothing is unknown."""
+    assert {count(None), number(None), money(None, "USD"), duration(None)} == {UNKNOWN}
+    assert percent(1.0, 0.0) == UNKNOWN
+
+
+def test_the_sum_adds_up_as_it_is_written():
+    """To the last digit shown, though each term alone would round otherwise."""
+    total, terms, unit = summands(100.0, [33.333, 33.333, 33.334])
+    assert (total, unit) == ("100.0", "J")
+    assert sum(map(float, terms)) == pytest.approx(100.0, abs=1e-9)
+
+
+def test_the_line_names_the_quality_and_every_account():
+    """In one unit; nothing is nothing, at any quality."""
+    assert sum_line(12.5, {"attributed": 8.0, "idle": 4.5}, "simulated") == (
+        "measured 12,500.0 mJ (simulated) = 8,000.0 attributed + 4,500.0 idle"
+    )
+    assert sum_line(2e6, {"idle": 2e6}, None) == (
+        "measured 2,000.0 kJ (quality unknown) = 2,000.0 idle"
+    )
+    assert sum_line(0.0, {"idle": 0.0}, "measured") == "measured 0.0 J (measured) = 0.0 idle"
