@@ -365,22 +365,36 @@ def report(
     print(f"wrote {html}")
 
 
-@app.command()
+@app.command(context_settings=_BEFORE_COMMAND)
 def selftest(
-    url: Annotated[
-        str | None, typer.Option(help="The running server, under a meter that records.")
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- CMD...]", help="Start this server, judge it, and end it."),
     ] = None,
-    meter: Annotated[str, typer.Option(help="Where its meter's port is.")] = (
-        "http://127.0.0.1:9401"
-    ),
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the server is. Without CMD: one that runs, under a meter that records.",
+            show_default="by CMD's --port, or 8000",
+        ),
+    ] = None,
+    meter: Annotated[
+        str, typer.Option(help="Without CMD: where the running server's meter has its port.")
+    ] = "http://127.0.0.1:9401",
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What `run --record` writes; alone: judge only this."),
+        typer.Option(
+            metavar="FILE",
+            help="Keep CMD's record there. With --url: what `run --record` writes. Alone: judge "
+            "this.",
+        ),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="On the demo's engine and simulated card instead.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Of the server [its first].")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of the server.", show_default="its first")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
@@ -391,6 +405,8 @@ def selftest(
 ) -> None:
     """Find how truly this meter measures here, and hold the README's promises against it.
 
+    For example: joulemeter selftest -- vllm serve MODEL
+
     Exits with 0 where none is broken, 1 where one is, 2 where it could not be run.
     """
     from meter.selftest import run as room
@@ -398,8 +414,10 @@ def selftest(
     try:
         if demo:
             found = room.of_demo(seconds)
+        elif command:
+            found = room.of_command(command, url, model, seconds, trace)
         elif trace is None:
-            _fail("selftest: give --demo, --trace FILE, or --url URL with the --trace it records")
+            _fail("selftest: give -- CMD, --demo, --trace FILE, or --url URL with the --trace FILE")
         elif url is not None:
             found = room.of_server(url, meter, model, seconds, trace)
         else:

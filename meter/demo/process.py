@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,8 @@ class Metered:
         if stage.truth is not None:
             environ.pop("CUDA_VISIBLE_DEVICES", None)  # names no simulated card
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _TETHERED, *run, *options, "--", *stage.command],
-                env={**environ, **stage.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            words = (*run, *options, "--", *stage.command)
+            process = tethered(words, {**environ, **stage.environment}, out.fileno())
         return cls(process, f"http://127.0.0.1:{port}", trace, log)
 
     def check(self) -> None:
@@ -111,13 +105,31 @@ class Metered:
 
     def stop(self) -> None:
         """End engine and meter in order; by force where that takes too long."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        end(self.process)
+
+
+def tethered(words: Sequence[str], environ: Mapping[str, str], out: int) -> subprocess.Popen[bytes]:
+    """A command in a session of its own that ends when this process does; ``out``: where all that
+    it says goes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _TETHERED, *words],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what was ``tethered`` in order; by force where that takes too long."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_until(true: Callable[[], bool], seconds: float, pause_s: float = 0.1) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 from meter.selftest.findings import DeviceFindings, Findings, SelftestError
 from meter.selftest.html import to_html
 from meter.selftest.promises import Promise, exit_code, promises
-from meter.selftest.stage import of_demo, of_server, of_trace
+from meter.selftest.stage import of_command, of_demo, of_server, of_trace
 from meter.selftest.text import to_text
 
-__all__ = ["SelftestError", "of_demo", "of_server", "of_trace", "show"]
+__all__ = ["SelftestError", "of_command", "of_demo", "of_server", "of_trace", "show"]
 
 
 def show(found: Findings, json_out: Path | None = None, html_out: Path | None = None) -> int:

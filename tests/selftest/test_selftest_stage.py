@@ -10,7 +10,8 @@ import pytest
 from meter.demo import process, stage
 from meter.selftest.load import Size
 from meter.selftest.promises import Verdict, promises
-from meter.selftest.run import SelftestError, of_demo, of_server, show
+from meter.selftest.run import SelftestError, of_command, of_demo, of_server, show
+from meter.selftest.stage import _url
 
 SMALL = Size(rounds=1, repeats=1, company=4, held=9000, times=1, pulses=2)
 
@@ -52,6 +53,40 @@ def test_a_running_server_is_judged_by_what_its_meter_records(tmp_path: Path) ->
         metered.check()
     finally:
         metered.stop()
+
+
+def test_a_server_is_started_judged_and_ended(tmp_path: Path, monkeypatch) -> None:
+    """One command: it starts the server, finds where it serves, keeps the record, ends it."""
+    port = process.free_port()
+    made = stage.simulated(tmp_path, port)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JOULEMETER_POWER__SOURCE", "nvml")
+    monkeypatch.setenv("JOULEMETER_POWER__NVML_LIBRARY", made.options[-1])
+    trace = tmp_path / "kept.jsonl.gz"
+    kept(of_command(made.command, None, None, 1.0, trace, SMALL))
+    assert trace.stat().st_size > 1000
+    assert not process.answers(f"{made.base_url}/health")
+
+
+def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
+    """With its code; nothing is judged."""
+    with pytest.raises(SelftestError, match="ended with code 3 before it served"):
+        of_command(["sh", "-c", "exit 3"], "http://127.0.0.1:9", None, 1.0, None, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("command", "url"),
+    [
+        ("vllm serve m", "http://127.0.0.1:8000"),
+        ("vllm serve m --port 8001 --host 0.0.0.0", "http://127.0.0.1:8001"),
+        ("vllm serve m --host=10.0.0.7 --port=9000", "http://10.0.0.7:9000"),
+        ("vllm serve m --port", "http://127.0.0.1:8000"),
+    ],
+)
+def test_where_a_command_serves_is_read_off_it(command: str, url: str) -> None:
+    """By its port and host, as vLLM takes them."""
+    assert _url(command.split()) == url
 
 
 def test_without_a_meter_nothing_is_asked(tmp_path: Path) -> None:
