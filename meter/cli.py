@@ -396,6 +396,12 @@ def selftest(
         str | None, typer.Option(help="Of the server.", show_default="its first")
     ] = None,
     seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
+    pairs: Annotated[
+        int,
+        typer.Option(
+            help="Measure what metering costs: start CMD so often with and without it, in turn.",
+        ),
+    ] = 0,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
     ] = None,
@@ -413,9 +419,9 @@ def selftest(
 
     try:
         if demo:
-            found = room.of_demo(seconds)
+            found = room.of_demo(seconds, pairs)
         elif command:
-            found = room.of_command(command, url, model, seconds, trace)
+            found = room.of_command(command, url, model, seconds, trace, pairs)
         elif trace is None:
             _fail("selftest: give -- CMD, --demo, --trace FILE, or --url URL with the --trace FILE")
         elif url is not None:

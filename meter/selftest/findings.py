@@ -13,7 +13,9 @@ from meter.selftest.counter import Counter, examine
 from meter.selftest.foresight import Alone, Company, Foreseen, Sweep, alone, foreseen, sweep
 from meter.selftest.look import Looked, learn, look
 from meter.selftest.presence import Presence, presence
+from meter.selftest.price import Price
 from meter.selftest.repeats import Repeats, repeats
+from meter.selftest.zeus import Beside, Window, compare
 from meter.trace import Trace
 
 
@@ -42,7 +44,8 @@ class DeviceFindings:
 @dataclass(frozen=True, slots=True)
 class Findings:
     """``devices``: those on which work ran. ``receipts_residual_j``: what requests were charged
-    less what the accounts hold of them."""
+    less what the accounts hold of them. ``meter_cpu_share``: of one core, while the load was
+    played. The last three are ``None`` where they were not measured."""
 
     source: str
     seconds: float
@@ -57,14 +60,18 @@ class Findings:
     lost_steps: int
     devices: tuple[DeviceFindings, ...]
     repeats: Repeats | None
+    zeus: Beside | None = None
+    price: Price | None = None
+    meter_cpu_share: float | None = None
 
     @property
     def unattributed_share(self) -> float:
         return sum(self.unattributed_by_reason.values()) / self.measured_j
 
 
-def find(trace: Trace, source: str) -> Findings:
-    """Raises ``SelftestError`` where the trace has no work or no joules."""
+def find(trace: Trace, source: str, zeus: Window | None = None) -> Findings:
+    """``zeus``: what it measured beside. Raises ``SelftestError`` where there is no work in the
+    trace, or no joules."""
     steps = [e.t1_ns for e in trace.events if isinstance(e, Step)]
     if not steps:
         raise SelftestError(f"{source} has no engine step: was the server started under the meter?")
@@ -99,6 +106,7 @@ def find(trace: Trace, source: str) -> Findings:
             if looked.intervals[state.device.id].busy.any()
         ),
         repeats=repeats(looked.receipts, presences),
+        zeus=compare(zeus, trace.events, len(snapshot.devices)),
     )
 
 

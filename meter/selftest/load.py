@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from meter.demo.client import ClientError, post
 
@@ -141,21 +142,26 @@ class Load:
         await asyncio.gather(*(client() for _ in range(company)))
 
     async def _ask(self, words: int, tokens: int) -> None:
-        text = _WORDS.split()
         wanted = max(1, round(words * self._size.words))
-        prompt = " ".join((text * (wanted // len(text) + 1))[:wanted])
-        body = {
-            "model": self._model,
-            "prompt": f"{next(self._numbers)} {prompt}",
-            "max_tokens": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+        ask = body(self._model, next(self._numbers), wanted, tokens)
         try:
-            async with post(self._base_url, "/v1/completions", body, {}) as reply:
+            async with post(self._base_url, "/v1/completions", ask, {}) as reply:
                 answer = await reply.json()
         except ClientError as error:
             raise LoadError(str(error)) from error
         if reply.status != 200:
             raise LoadError(f"{self._base_url} answered {reply.status}: {str(answer)[:300]}")
         self.asked += 1
+
+
+def body(model: str, number: int, words: int, tokens: int) -> dict[str, Any]:
+    """Of a completion of fixed length; ``number`` keeps it out of the prefix cache."""
+    text = _WORDS.split()
+    prompt = " ".join((text * (words // len(text) + 1))[:words])
+    return {
+        "model": model,
+        "prompt": f"{number} {prompt}",
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }

@@ -7,7 +7,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from meter.selftest.findings import DeviceFindings, Findings
+from meter.selftest.price import Price, Ratio
 from meter.selftest.repeats import Repeats
+from meter.selftest.zeus import Beside
 
 #: Sums of floats over a long run: nothing that could be joules.
 _EXACT = 1e-9
@@ -21,6 +23,9 @@ FORESEEN_MAX = 0.02
 _ALONE_MAX = 0.05
 _SWING_MAX = 0.05
 _REPEATS_MAX = 0.02
+_ZEUS_MAX = 0.005
+_THROUGHPUT_MAX = 0.005
+_ITL_MAX = 0.01
 
 
 class Verdict(StrEnum):
@@ -57,6 +62,8 @@ def promises(found: Findings) -> tuple[Promise, ...]:
         *_coefficients(found.devices),
         _repeated(found),
         _floor(found.devices),
+        _zeus(found.zeus),
+        *_prices(found.price),
     )
 
 
@@ -218,6 +225,49 @@ def _said_floor(device: DeviceFindings) -> str:
         f"{row.batch:.0f} at once: {row.token_j:.3g} J, floor {row.floor_j:.2g} J"
         for row in dict.fromkeys((rows[0], rows[-1]))
     )
+
+
+def _zeus(one: Beside | None) -> Promise:
+    off = _off(_over(one.ours_j, one.zeus_j)) if one else None
+    return Promise(
+        "zeus",
+        "Zeus measures the same in the same window",
+        off,
+        _ZEUS_MAX,
+        "",
+        f"{one.ours_j:,.1f} J, {one.zeus_j:,.1f} J by Zeus, in {one.seconds:.0f} s"
+        if one
+        else "Zeus is not installed here (pip install zeus), or sees other GPUs",
+    )
+
+
+def _prices(one: Price | None) -> tuple[Promise, ...]:
+    unknown = "not measured: --pairs 6 starts the server with and without the meter in turn"
+    lost = slower = None
+    if one is not None:
+        ratio = one.throughput
+        lost = Ratio(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+        slower = Ratio(*(value - 1 for value in one.itl_p99))
+    return (
+        _surely("throughput", "metering costs no throughput", lost, _THROUGHPUT_MAX, unknown,
+                f"{one.bare_tokens_per_s:,.0f} tokens/s bare, {one.pairs} pairs" if one else ""),
+        _surely("latency", "metering makes the slowest tokens no slower (99th percentile)", slower,
+                _ITL_MAX, unknown, f"{_ms(one.bare_itl_p99_s)} bare" if one else ""),
+    )  # fmt: skip
+
+
+def _surely(
+    id: str, says: str, change: Ratio | None, limit: float, unknown: str, note: str
+) -> Promise:
+    """Judged where its whole interval lies on one side of the limit."""
+    if change is None:
+        return Promise(id, says, None, limit, "", unknown)
+    sure = change.high <= limit or change.low > limit
+    said = (
+        f"{_signed(change.value)}, between {_signed(change.low)} and {_signed(change.high)} (95 %)"
+    )
+    doubt = "" if sure else "; too wide to say: more --pairs"
+    return Promise(id, says, change.value if sure else None, limit, "", f"{said}; {note}{doubt}")
 
 
 def _worst(

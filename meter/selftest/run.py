@@ -9,6 +9,7 @@ from typing import Any
 
 from meter.selftest.findings import DeviceFindings, Findings, SelftestError
 from meter.selftest.html import to_html
+from meter.selftest.price import Price
 from meter.selftest.promises import Promise, exit_code, promises
 from meter.selftest.stage import of_command, of_demo, of_server, of_trace
 from meter.selftest.text import to_text
@@ -33,8 +34,15 @@ def to_json(found: Findings, kept: tuple[Promise, ...]) -> dict[str, Any]:
     told = asdict(found) | {
         "devices": [_device(device) for device in found.devices],
         "repeats": found.repeats and found.repeats._asdict(),
+        "zeus": found.zeus and found.zeus._asdict(),
+        "price": found.price and _price(found.price),
     }
     return {"promises": judged, "exit_code": exit_code(kept), **told}
+
+
+def _price(one: Price) -> dict[str, Any]:
+    ratios = {"throughput": one.throughput._asdict(), "itl_p99": one.itl_p99._asdict()}
+    return {**one._asdict(), **ratios}
 
 
 def _device(device: DeviceFindings) -> dict[str, Any]:

@@ -9,48 +9,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import psutil
 
 from meter.demo import process, stage
+from meter.selftest import zeus
 from meter.selftest.findings import Findings, SelftestError, find
 from meter.selftest.load import Load, LoadError, Size
+from meter.selftest.price import Price, Run, order, price
+from meter.selftest.server import Server, url_of
+from meter.selftest.steady import Streams
 from meter.trace import TraceError, read_trace
 
+T = TypeVar("T")
+_TRACE = "trace.jsonl.gz"
+_PAIR_S = 10.0
+_PAIR_COMPANY = 64
 _SETTLE_S = 20.0
-#: A large model is loaded, compiled and captured.
-_START_S = 1800.0
-_STDERR = 2
-_EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
 _FLUSHED_S = 3.0
 #: What the demo's engine holds at once (``meter.demo.engine.Limits``).
 _DEMO_SIZE = Size(company=32, held=9000)
 
 
-def of_trace(path: Path) -> Findings:
+def of_trace(path: Path, window: zeus.Window | None = None) -> Findings:
     """What a recorded trace shows. Raises ``SelftestError``."""
     try:
-        return find(read_trace(path), path.name)
+        return find(read_trace(path), path.name, window)
     except TraceError as error:
         raise SelftestError(str(error)) from error
 
 
-def of_demo(seconds: float, size: Size | None = None) -> Findings:
+def of_demo(seconds: float, pairs: int = 0, size: Size | None = None) -> Findings:
     """The embedded engine on a simulated card. Raises ``SelftestError``."""
     with tempfile.TemporaryDirectory(prefix="joulemeter-selftest-") as name:
         folder = Path(name)
         made = stage.simulated(folder, process.free_port(8000))
-        metered = process.Metered.start(made, folder, process.free_port())
-        try:
-            up = f"{made.base_url}/health"
-            if not process.wait_until(lambda: process.answers(up), made.start_s):
-                raise SelftestError(f"the engine does not serve:\n{metered.last_words()}")
-            _play(made.base_url, made.model, seconds, size or _DEMO_SIZE)
-            _settle(metered.url)
-        finally:
-            metered.stop()
-        return of_trace(metered.trace)
+        environ = {**os.environ, **made.environment, "JOULEMETER_CALIBRATION__REMEMBER": "false"}
+        with (folder / "log.txt").open("wb") as log:
+            server = Server(made.command, made.base_url, environ, made.options, log.fileno())
+            return _judge(server, made.model, seconds, folder / _TRACE, pairs, size or _DEMO_SIZE)
 
 
 def of_command(
@@ -59,53 +61,52 @@ def of_command(
     model: str | None,
     seconds: float,
     trace: Path | None,
+    pairs: int = 0,
     size: Size | None = None,
 ) -> Findings:
     """A server that is started by ``command``, metered, and ended. Raises ``SelftestError``.
 
     ``url``: where it will serve, if its ``--port`` does not say; ``trace``: where to keep the
-    record. What server and meter say goes to stderr.
+    record; ``pairs``: how often it is started with and without the meter in turn (``price``). What
+    server and meter say goes to stderr.
     """
-    url = (url or _url(command)).rstrip("/")
+    server = Server(command, (url or url_of(command)).rstrip("/"), os.environ)
     with tempfile.TemporaryDirectory(prefix="joulemeter-selftest-") as name:
-        kept = trace or Path(name) / "trace.jsonl.gz"
-        port = process.free_port(process.PAGE_PORT)
-        options = ("--port", str(port), "--record", str(kept))
-        words = (sys.executable, "-m", "meter.cli", "run", *options, "--", *command)
-        server = process.tethered(words, os.environ, _STDERR)
-        try:
-            _wait_for(url, server)
-            _play_on(url, f"http://127.0.0.1:{port}", model, seconds, size)
-        finally:
-            process.end(server)
-        return of_trace(kept)
+        return _judge(server, model, seconds, trace or Path(name) / _TRACE, pairs, size)
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Until the server lists its models. Raises ``SelftestError``."""
-    print(f"waiting until {url} serves …", file=sys.stderr)
-    models = f"{url}/v1/models"
-
-    def decided() -> bool:
-        return server.poll() is not None or process.answers(models)
-
-    if not process.wait_until(decided, _START_S, pause_s=0.5):
-        raise SelftestError(
-            f"nothing answers at {models} after {_START_S:.0f} s: name the server's --url"
-        )
-    if server.poll() is not None:
-        raise SelftestError(f"the server ended with code {server.returncode} before it served")
+def _judge(
+    server: Server, model: str | None, seconds: float, trace: Path, pairs: int, size: Size | None
+) -> Findings:
+    """The designed load on the metered server, then the pairs."""
+    with server.metered("--record", str(trace)) as (life, meter):
+        before_s, start_s = _cpu_s(life), time.monotonic()
+        with zeus.window() as opened:
+            _play_on(server.url, meter, model, seconds, size)
+        cpu_share = (_cpu_s(life) - before_s) / (time.monotonic() - start_s)
+    found = of_trace(trace, opened.closed)
+    return replace(found, meter_cpu_share=cpu_share, price=_price(server, model, pairs, size))
 
 
-def _url(command: Sequence[str]) -> str:
-    """Where a command like ``vllm serve MODEL --port 8001`` will serve."""
-    said = {"--host": "127.0.0.1", "--port": "8000"}
-    for word, following in zip(command, (*command[1:], ""), strict=True):
-        name, _, value = word.partition("=")
-        if name in said and (value or following):
-            said[name] = value or following
-    host = said["--host"] if said["--host"] not in _EVERY_ADDRESS else "127.0.0.1"
-    return f"http://{host}:{said['--port']}"
+def _price(server: Server, model: str | None, pairs: int, size: Size | None) -> Price | None:
+    """Metered and bare lives of the server in turn, each under the same streams."""
+    runs: list[Run] = []
+    for metered, same in groupby(order(pairs)):
+        with server.metered() if metered else server.bare():
+            served = _served(server.url)
+            chosen = size or _size(served)
+            company = min(_PAIR_COMPANY, chosen.company)
+            streams = Streams(server.url, model or served["id"], company, chosen.words)
+            for _ in same:
+                print(f"streams, {'metered' if metered else 'bare'} …", file=sys.stderr)
+                runs.append(_broken_off(streams.run(metered, _PAIR_S)))
+    return price(runs)
+
+
+def _cpu_s(life: subprocess.Popen[bytes]) -> float:
+    """Of the meter's own process, without the server's."""
+    times = psutil.Process(life.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def of_server(
@@ -127,33 +128,41 @@ def of_server(
         raise SelftestError(
             f"{trace} is not there: start the server with `joulemeter run --record {trace} -- …`"
         )
-    _play_on(url, meter, model, seconds, size)
+    with zeus.window() as opened:
+        _play_on(url, meter, model, seconds, size)
     time.sleep(_FLUSHED_S)
-    return of_trace(trace)
+    return of_trace(trace, opened.closed)
 
 
 def _play_on(url: str, meter: str, model: str | None, seconds: float, size: Size | None) -> None:
+    served = _served(url)
+    load = Load(url, model or served["id"], size or _size(served))
+    print(f"playing the designed load for about {seconds:.0f} s …", file=sys.stderr)
+    _broken_off(load.play(seconds))
+    _settle(meter)
+
+
+def _served(url: str) -> dict[str, Any]:
+    """The first model that the server lists. Raises ``SelftestError``."""
     served = process.get_json(f"{url}/v1/models")
     if not isinstance(served, dict) or not served.get("data"):
         raise SelftestError(f"no server with the OpenAI API answers at {url}")
-    first = served["data"][0]
-    _play(url, model or first["id"], seconds, size or _size(first))
-    _settle(meter)
+    first: dict[str, Any] = served["data"][0]
+    return first
+
+
+def _broken_off(playing: Coroutine[Any, Any, T]) -> T:
+    """Run it; raises ``SelftestError`` where the server does not take the load."""
+    try:
+        return asyncio.run(playing)
+    except LoadError as error:
+        raise SelftestError(f"the load broke off: {error}") from error
 
 
 def _size(served: dict[str, Any]) -> Size:
     """Smaller prompts for a model with a short context."""
     longest = served.get("max_model_len")
     return Size(words=min(1.0, longest / 4096)) if isinstance(longest, int) else Size()
-
-
-def _play(url: str, model: str, seconds: float, size: Size) -> None:
-    print(f"playing the designed load for about {seconds:.0f} s …", file=sys.stderr)
-    load = Load(url, model, size)
-    try:
-        asyncio.run(load.play(seconds))
-    except LoadError as error:
-        raise SelftestError(f"the load broke off: {error}") from error
 
 
 def _settle(meter: str) -> None:

@@ -20,6 +20,8 @@ def to_text(found: Findings, kept: tuple[Promise, ...]) -> str:
     for one in kept:
         lines.append(f"{_MARKS[one.verdict]}  {one.says}: {value(one)} ({limit(one)})")
         lines.append(f"      {one.note}")
+    if found.meter_cpu_share is not None:
+        lines += ["", f"the meter took {100 * found.meter_cpu_share:.2g} % of one core"]
     for device in found.devices:
         lines += ["", *_device(device)]
     return "\n".join([*lines, "", closing(kept)])

@@ -11,7 +11,7 @@ from meter.demo import process, stage
 from meter.selftest.load import Size
 from meter.selftest.promises import Verdict, promises
 from meter.selftest.run import SelftestError, of_command, of_demo, of_server, show
-from meter.selftest.stage import _url
+from meter.selftest.server import Server, url_of
 
 SMALL = Size(rounds=1, repeats=1, company=4, held=9000, times=1, pulses=2)
 
@@ -20,7 +20,8 @@ def kept(found):
     """What must hold on the busiest machine."""
     verdicts = {one.id: one.verdict for one in promises(found)}
     assert verdicts["conservation"] is verdicts["receipts"] is Verdict.PASS
-    assert verdicts["resolution"] is verdicts["floor"] is Verdict.PASS
+    assert verdicts["resolution"] is Verdict.PASS
+    assert verdicts["floor"] is not Verdict.FAIL
     assert found.quality == "simulated"
     assert found.devices[0].counter.refresh_s == pytest.approx(0.1, rel=0.01)
     assert found.devices[0].counter.call_s is not None
@@ -28,7 +29,7 @@ def kept(found):
 
 def test_the_demo_is_judged_and_marked_simulated(tmp_path: Path, capsys) -> None:
     """The whole way, with its files; text, JSON and page tell the same promises."""
-    found = of_demo(1.0, SMALL)
+    found = of_demo(1.0, 0, SMALL)
     kept(found)
     code = show(found, tmp_path / "out.json", tmp_path / "out.html")
     told = json.loads((tmp_path / "out.json").read_text())
@@ -64,15 +65,35 @@ def test_a_server_is_started_judged_and_ended(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setenv("JOULEMETER_POWER__SOURCE", "nvml")
     monkeypatch.setenv("JOULEMETER_POWER__NVML_LIBRARY", made.options[-1])
     trace = tmp_path / "kept.jsonl.gz"
-    kept(of_command(made.command, None, None, 1.0, trace, SMALL))
+    kept(of_command(made.command, None, None, 1.0, trace, 0, SMALL))
     assert trace.stat().st_size > 1000
     assert not process.answers(f"{made.base_url}/health")
+
+
+def test_the_server_is_started_with_and_without_the_meter_in_turn(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Four pairs in five lives; the bare ones know nothing of a meter, and all streams count."""
+    monkeypatch.setattr("meter.selftest.stage._PAIR_S", 1.0)
+    monkeypatch.setattr("meter.selftest.steady._WARM_S", 0.2)
+    lives: list[str] = []
+    for kind in ("metered", "bare"):
+        real = getattr(Server, kind)
+        monkeypatch.setattr(
+            Server, kind, lambda self, *o, k=kind, r=real: (lives.append(k), r(self, *o))[1]
+        )
+    found = of_demo(1.0, 4, SMALL)
+    assert lives[1:] == ["metered", "bare", "metered", "bare", "metered"]
+    assert found.price is not None and found.price.pairs == 4
+    assert 0.5 < found.price.throughput.value < 2
+    assert found.price.bare_tokens_per_s > 50
+    assert found.meter_cpu_share is not None and 0 < found.meter_cpu_share < 1
 
 
 def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
     """With its code; nothing is judged."""
     with pytest.raises(SelftestError, match="ended with code 3 before it served"):
-        of_command(["sh", "-c", "exit 3"], "http://127.0.0.1:9", None, 1.0, None, SMALL)
+        of_command(["sh", "-c", "exit 3"], "http://127.0.0.1:9", None, 1.0, None, 0, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +107,7 @@ def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
 )
 def test_where_a_command_serves_is_read_off_it(command: str, url: str) -> None:
     """By its port and host, as vLLM takes them."""
-    assert _url(command.split()) == url
+    assert url_of(command.split()) == url
 
 
 def test_without_a_meter_nothing_is_asked(tmp_path: Path) -> None:
