@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Quality(StrEnum):
@@ -266,11 +266,14 @@ class DeviceFound:
     """A device from now on belongs to the installation (sources find devices at run time).
 
     ``engines``: which of those that are known own it from now on; ``None``: those with no device.
+    ``learned``: what an earlier life had learned of it, as JSON values (``meter.attribution``'s
+    ``to_facts``).
     """
 
     t_ns: int
     device: Device
     engines: tuple[str, ...] | None = None
+    learned: tuple[Mapping[str, Any], ...] = ()
 
 
 Event = Reading | Step | RequestOpened | RequestClosed | EngineEvent | Gap | Clock | DeviceFound

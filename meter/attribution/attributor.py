@@ -28,7 +28,7 @@ from meter.attribution.engine import EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
-from meter.attribution.learned import Learned
+from meter.attribution.learned import Learned, known_of
 from meter.attribution.load import experts_awake
 from meter.attribution.order import Reorder
 from meter.attribution.passes import tokens
@@ -221,8 +221,7 @@ class Attributor:
             case Gap():
                 self._engine(event.engine).gap(event)
             case DeviceFound():
-                self._add_device(event.device)
-                self._take_in(event.device.id, event.engines)
+                self._find(event)
             case _:
                 pass
 
@@ -293,6 +292,17 @@ class Attributor:
         self._devices[device.id] = work
         return work
 
+    def _find(self, event: DeviceFound) -> None:
+        """A device comes late, with what is known of it and whose it is."""
+        id = event.device.id
+        if not self._hindsight:
+            known = known_of(event.learned)
+            self._restored |= {(one.device, one.model): one.fit for one in known}
+        self._add_device(event.device)
+        self._take_in(id, event.engines)
+        for owner in self._owners(id):
+            self._begin(id, owner.info)
+
     def _take_in(self, device: str, engines: Sequence[str] | None) -> None:
         """A device that comes late (its driver was slow) is that of ``engines``, or, where those
         are not told, of the engines with none."""
@@ -314,11 +324,15 @@ class Attributor:
         if not self._engines[info.id].info.devices:
             self._without.add(info.id)
         for id in info.devices:
-            if id in self._devices:
-                work = self._devices[id]
-                work.calibration.believe(self._prior(work.counter.device))
-                work.calibration.restore(self._restored.get((id, info.model or "")))
+            self._begin(id, info)
         self._groups.engines([engine.info for engine in self._engines.values()])
+
+    def _begin(self, device: str, info: Engine) -> None:
+        """Where the calibration of an engine's device begins, while it has learned nothing."""
+        work = self._devices.get(device)
+        if work is not None:
+            work.calibration.believe(self._prior(work.counter.device))
+            work.calibration.restore(self._restored.get((device, info.model or "")))
 
     def _prior(self, device: Device) -> Prior:
         """The roofline's prior where one engine alone owns the device; a shape elsewhere."""

@@ -7,7 +7,8 @@ replay that starts from a recorded calibration gives the live receipts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,15 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
         drift=_number(facts, "drift"),
     )
     return Learned(_of(facts, "device", str), _of(facts, "model", str), fit)
+
+
+def known_of(facts: Iterable[Mapping[str, Any]]) -> list[Learned]:
+    """All of it that can be used."""
+    known = []
+    for one in facts:
+        with suppress(ValueError, ArithmeticError):
+            known.append(from_facts(one))
+    return known
 
 
 def _of(facts: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -111,7 +111,7 @@ class Memory:
         except Exception as error:
             self._say("calibration_not_restored", error)
             return []
-        self._known = {(known.device, known.model): known.fit for known in restored}
+        self._known |= {(known.device, known.model): known.fit for known in restored}
         return restored
 
     def keep(self, learned: Iterable[Learned], snapshot: Snapshot) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from meter.config import CalibrationSettings, Settings
 from meter.export.http import create_app
 from meter.export.publisher import Publisher
 from meter.export.state import State
-from meter.model import Clock, Device, Engine, EngineEvent
+from meter.model import Clock, Device, DeviceFound, Engine, EngineEvent
 from meter.power.errors import PowerError
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
@@ -173,7 +173,10 @@ def build(
     gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems), host=host)
     core = Attributor(devices, (engine,), restored=restored)
     remember = partial(_remember, core, memory) if memory is not None else None
-    writer = Writer(inbox, core, publisher, gauges.health, heard, record, remember=remember)
+    recall = partial(_recall, memory) if memory is not None else None
+    writer = Writer(
+        inbox, core, publisher, gauges.health, heard, record, remember=remember, recall=recall
+    )
     if notes is not None and listener is not None:
         writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
     view = Readers(writer, gauges)
@@ -241,6 +244,12 @@ def _memory(settings: CalibrationSettings, environ: Mapping[str, str]) -> Memory
         )
         return None
     return Memory(directory)
+
+
+def _recall(memory: Memory, found: DeviceFound) -> DeviceFound:
+    """A device that comes late, with what is known of it."""
+    known = memory.restore([found.device])
+    return replace(found, learned=tuple(to_facts(one) for one in known))
 
 
 def _remember(core: Attributor, memory: Memory) -> None:

@@ -30,6 +30,7 @@ from meter.export.receipts import Priced
 from meter.export.running import Shown
 from meter.export.state import Health, State
 from meter.model import (
+    DeviceFound,
     Event,
     Fidelity,
     Reading,
@@ -122,7 +123,7 @@ class Writer:
     """Owns the core, the publisher and the record from ``start`` to ``finish``.
 
     ``heard`` is filled with when each source last said something. ``remember`` puts away what was
-    learned, now and then and at the end.
+    learned, now and then and at the end; ``recall`` says of a device that comes late what is known.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Writer:
         publish_s: float = 0.25,
         remember: Callable[[], None] | None = None,
         remember_every_s: float = _REMEMBER_EVERY_S,
+        recall: Callable[[DeviceFound], DeviceFound] | None = None,
     ) -> None:
         self._inbox = inbox
         self._core = core
@@ -157,6 +159,7 @@ class Writer:
         self._read_ns: dict[str, int] = {}
         self._hold_s = 0.0
         self._leave_note: Callable[[Snapshot], None] | None = None
+        self._recall = recall
 
     def leave_notes(self, write: Callable[[Snapshot], None]) -> None:
         """Have ``write`` called with every published snapshot, for the meter after this one."""
@@ -260,6 +263,8 @@ class Writer:
         return bool(self._held)
 
     def _feed(self, event: Event) -> None:
+        if isinstance(event, DeviceFound) and self._recall is not None:
+            event = self._recall(event)
         self._note(event)
         self._write_down(event)
         self._core.feed(event)

@@ -170,7 +170,19 @@ def _device_found(line: fields.Line) -> DeviceFound:
     if line.get("engines") is not None:
         engines = tuple(fields.as_text(e, "engines") for e in fields.rows(line, "engines"))
     device = device_of(fields.text(line, "device"), line)
-    return DeviceFound(fields.time_ns(line, "t"), device, engines)
+    learned = tuple(_floats(facts) for facts in fields.rows(line, "learned"))
+    if not all(isinstance(facts, dict) for facts in learned):
+        raise LineError(f"learned {shown(line['learned'])} is not a list of objects")
+    return DeviceFound(fields.time_ns(line, "t"), device, engines, learned)
+
+
+def _floats(value: Any) -> Any:
+    """The same JSON value with a float for each decimal."""
+    if isinstance(value, dict):
+        return {name: _floats(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_floats(inner) for inner in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _reading(line: fields.Line) -> Reading:

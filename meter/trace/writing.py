@@ -170,7 +170,10 @@ def _line(event: Event) -> dict[str, Any]:
                 "t": _seconds(event.t_ns),
                 "device": device.id,
                 **device_facts(device),
-                **present(engines=None if event.engines is None else list(event.engines)),
+                **present(
+                    engines=None if event.engines is None else list(event.engines),
+                    learned=list(event.learned) or None,
+                ),
             }
 
 

@@ -18,10 +18,10 @@ from meter.attribution import Attributor, Fit, Learned, from_facts, to_facts
 from meter.attribution.coefficients import Coefficients
 from meter.attribution.fit import SIZE, Window
 from meter.config import CalibrationSettings
-from meter.model import Device, DeviceState, Engine, Layout, Quality, Snapshot
+from meter.model import Device, DeviceFound, DeviceState, Engine, Layout, Quality, Snapshot
 from meter.replay import CalibrationMode, replay
 from meter.runtime.memory import Memory, state_directory
-from meter.runtime.meter import _memory, _record
+from meter.runtime.meter import _memory, _recall, _record
 from tests.attribution.scenes import ENGINE, GPU, Scene
 
 CARD = Device(
@@ -466,6 +466,61 @@ def test_a_new_card_of_the_kind_begins_better_too(state, next_day):
     (seed,) = Memory(state).restore([new])
     receipts = life(scene, [seed._replace(device=GPU.id)]).drain()
     assert mean_error(scene, receipts, 0, 10) < 0.5 * mean_error(scene, without, 0, 10)
+
+
+def late(scene: Scene, found: DeviceFound, devices=(), **options) -> Attributor:
+    """A life in which the card comes when the core runs already; the engine's ``devices``."""
+    core = Attributor((), (replace(ENGINE, devices=devices),), **options)
+    for event in (found, *scene.events):
+        core.feed(event)
+    core.finish()
+    return core
+
+
+def test_a_card_that_comes_late_begins_as_one_that_was_there(state, tmp_path):
+    """To the microjoule, and so does the replay of its record."""
+    scene, memory = Scene(seed=3, seconds=20), Memory(state)
+    there = {r.id: r.energy_j for r in life(scene, memory.restore([GPU])).drain()}
+    found = _recall(memory, DeviceFound(900_000_000, GPU))
+    for devices in ((), (GPU.id,)):  # the second: from another meter, whose it was
+        came = {r.id: r.energy_j for r in late(scene, found, devices).drain()}
+        assert came == pytest.approx(there, abs=1e-6, rel=0)
+    without = late(scene, replace(found, learned=()))
+    assert {r.id: r.energy_j for r in without.drain()} != pytest.approx(there, abs=1e-6, rel=0)
+    record = _record(tmp_path / "t.jsonl", (), replace(ENGINE, devices=()), [])
+    for event in (found, *scene.events):
+        record.write(event)
+    record.close()
+    again = replay(tmp_path / "t.jsonl", calibration=CalibrationMode.ONLINE).receipts
+    assert {r.id: r.energy_j for r in again} == pytest.approx(there, abs=1e-6, rel=0)
+
+
+def test_with_hindsight_a_late_cards_own_trace_teaches(state):
+    """What it knew when it came is not needed."""
+    scene, found = Scene(seed=3, seconds=20), _recall(Memory(state), DeviceFound(1, GPU))
+    one, other = (late(scene, f, hindsight=True) for f in (found, replace(found, learned=())))
+    assert one.drain() == other.drain() != []
+
+
+def test_what_is_known_of_a_late_card_and_odd_is_left_out(state):
+    """The rest of it is used."""
+    (facts,) = _recall(Memory(state), DeviceFound(1, GPU)).learned
+    found = DeviceFound(1, GPU, learned=({}, facts | {"noise": -1}, facts, {"device": 3}))
+    core = late(Scene(seed=3, seconds=1.5), found)
+    assert core.fits()[GPU.id].coefficients == from_facts(facts).fit.coefficients
+
+
+def test_a_card_that_comes_late_does_not_forget_the_others(tmp_path):
+    """What is known of them is not written anew."""
+    keep(tmp_path, Learned(CARD.id, "m", make_fit()))
+    keep(tmp_path, Learned(OTHER.id, "m", make_fit(5.0)), device=OTHER)
+    memory = Memory(tmp_path)
+    first = memory.restore([CARD])
+    memory.restore([OTHER])
+    (path,) = tmp_path.glob("GPU-a*")
+    written = path.stat().st_mtime_ns
+    memory.keep(first, snapshot(CARD))
+    assert path.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("factor", [0.8, 2.0])

@@ -1,6 +1,7 @@
 """The one writer: order, bounds, answers, and what it survives."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from meter.export.publisher import Publisher
 from meter.export.state import Health
 from meter.model import (
     Device,
+    DeviceFound,
     Engine,
     Phase,
     Quality,
@@ -243,6 +245,26 @@ def test_a_memory_that_fails_does_not_end_the_metering():
     assert writer.finish() is not None
     assert core.fed == [reading(1)]
     assert core.finished
+
+
+def test_of_a_device_that_comes_late_it_is_said_what_is_known():
+    """Before the core has it, and in the record too."""
+    core, record = FakeCore(), FakeRecord()
+    inbox, publisher = Inbox(), Publisher(Tariff("EUR"), start_ns=0)
+    found = DeviceFound(1, GPU)
+    writer = Writer(
+        inbox,
+        core,
+        publisher,
+        Health,
+        {},
+        record,
+        recall=lambda event: replace(event, learned=({"device": event.device.id},)),
+    )
+    inbox.push(found)
+    writer.start()
+    writer.finish()
+    assert core.fed == record.lines == [DeviceFound(1, GPU, None, ({"device": "GPU-0"},))]
 
 
 def test_a_state_is_published_without_any_event():

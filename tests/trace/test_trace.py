@@ -99,10 +99,22 @@ def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
             st.none() | engines,
         ),
         st.builds(
-            DeviceFound, at, st.just(DEVICE), st.none() | st.sampled_from([(), ("0",), ("0", "1")])
+            DeviceFound,
+            at,
+            st.just(DEVICE),
+            st.none() | st.sampled_from([(), ("0",), ("0", "1")]),
+            st.lists(st.dictionaries(names, learned), max_size=2).map(tuple),
         ),
         steps(t, k),
     )
+
+
+#: What is known of a device, as JSON: each float is the same float again.
+learned = st.recursive(
+    st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53) | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @st.composite
