@@ -31,6 +31,7 @@ enum {
 };
 enum { ANY = 0, ENERGY = 1, POWER = 2, FIELD_VALUES = 3, POWER_INSTANT = 4 };
 enum {
+    ARCHITECTURE_HOPPER = 9,
     FIELD_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186, FIELD_ENERGY_SCOPED = 191,
 };
 enum { VALUE_UINT = 1, VALUE_ULL = 3 };
@@ -376,6 +377,14 @@ EXPORT int nvmlDeviceGetName(handle h, char *text, unsigned length)
 {
     CARD_OF(h, ANY);
     snprintf(text, length, "%s", card->name);
+    return SUCCESS;
+}
+
+/* Programs other than the meter ask for it to see whether there is an energy counter. */
+EXPORT int nvmlDeviceGetArchitecture(handle h, unsigned *architecture)
+{
+    CARD_OF(h, ANY);
+    *architecture = ARCHITECTURE_HOPPER;
     return SUCCESS;
 }
 

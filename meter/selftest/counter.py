@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meter.export.figures import quantity
 from meter.model import DeviceState, Reading
 from meter.selftest.look import Intervals, runs
 
 _IDLE_S = 1.0
+_BARE_NS = 300_000_000
+_SWING = 0.05
 _FEW = 5
 _BUSY = 0.9
 _STEADY = 4
@@ -21,9 +24,10 @@ class Counter(NamedTuple):
 
     ``poll_s``: between two readings; ``edge_s``: doubt of a tick's time; ``step_j``: what the
     counter counts in; ``call_s``: how long one reading took; ``power_ratio``: joules of the counter
-    over the integral of the power that was read beside it, where that was steady; ``idle_w``: mean
-    power where nothing ran for a second, ``idle_sd_w`` its spread; ``static_w``: the level that was
-    learned.
+    over the integral of the power that was read beside it, where that was steady; ``bare_w``: the
+    least steady power over 0.3 s before the first step (idle without a context, where the server
+    was started under the meter); ``idle_w``: mean power where nothing ran for a second,
+    ``idle_sd_w`` its spread; ``static_w``: the level that was learned.
     """
 
     refresh_s: float | None
@@ -37,6 +41,7 @@ class Counter(NamedTuple):
     delay_sd_s: float | None
     smear_s: float | None
     power_ratio: float | None
+    bare_w: float | None
     idle_w: float | None
     idle_sd_w: float | None
     static_w: float | None
@@ -62,11 +67,26 @@ def examine(state: DeviceState, readings: Sequence[Reading], intervals: Interval
         delay_sd_s=state.delay_sd_s,
         smear_s=state.smear_s,
         power_ratio=_power_ratio(good, intervals),
+        bare_w=_bare_w(intervals),
         idle_w=idle_w,
         idle_sd_w=idle_sd_w,
         static_w=state.coefficients["static_w"] if learned else None,
         static_sd_w=state.coefficient_sd.get("static_w") if learned else None,
     )
+
+
+def told(counter: Counter) -> list[tuple[str, str]]:
+    """What it is like, in words, for a report."""
+    rows: list[tuple[str, float | None, str]] = [
+        ("it moves every", counter.refresh_s, "s"),
+        ("in steps of", counter.step_j, "J"),
+        ("later than what was drawn by", counter.delay_s, "s"),
+        ("smeared over", counter.smear_s, "s"),
+        ("one reading takes", counter.call_s, "s"),
+        ("idle before the server had the card", counter.bare_w, "W"),
+        ("idle with the server on it", counter.idle_w, "W"),
+    ]
+    return [(name, quantity(value, unit, 3)) for name, value, unit in rows if value is not None]
 
 
 def _median(values: Iterable[float] | np.ndarray) -> float | None:
@@ -77,6 +97,21 @@ def _median(values: Iterable[float] | np.ndarray) -> float | None:
 def _step_j(moved_uj: np.ndarray) -> float | None:
     """All that the counter ever moved by is a multiple of it."""
     return float(np.gcd.reduce(moved_uj)) / 1e6 if len(moved_uj) else None
+
+
+def _bare_w(intervals: Intervals) -> float | None:
+    """Of stretches with a steady power in the time before the first step."""
+    first = int(np.argmax(intervals.busy)) if intervals.busy.any() else len(intervals.busy)
+    watts = intervals.energy_j[:first] / intervals.seconds[:first]
+    least: float | None = None
+    for start, start_ns in enumerate(intervals.start_ns[:first].tolist()):
+        end = int(np.searchsorted(intervals.end_ns[:first], start_ns + _BARE_NS))
+        if end >= first:
+            break
+        mean_w, swing_w = float(watts[start : end + 1].mean()), np.ptp(watts[start : end + 1])
+        if swing_w <= _SWING * mean_w and (least is None or mean_w < least):
+            least = mean_w
+    return least
 
 
 def _idle(intervals: Intervals) -> tuple[float | None, float | None]:

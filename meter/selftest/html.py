@@ -13,6 +13,7 @@ from meter.report.surely import MEANINGS
 from meter.report.table import row, table
 from meter.selftest import plots
 from meter.selftest.bound import Decode, Prefill
+from meter.selftest.counter import told
 from meter.selftest.findings import DeviceFindings, Findings
 from meter.selftest.promises import FORESEEN_MAX, Promise, Verdict
 from meter.selftest.text import closing, limit, value
@@ -97,7 +98,11 @@ def _device(one: DeviceFindings) -> str:
         for unit in ("W" if name.endswith("_w") else "J",)
     ]
     heads = ("what", "coefficient", "value", "1 σ")
-    return f"{''.join(parts)}<h3>What work costs</h3>{table(heads, rows)}"
+    counter = table(("the counter", ""), (row(cells) for cells in told(one.counter)))
+    return (
+        f"{''.join(parts)}<h3>What work costs</h3>{table(heads, rows)}"
+        f"<h3>What the counter is like</h3>{counter}"
+    )
 
 
 def _tokens(read: str, rows: Sequence[Decode | Prefill]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meter.export.figures import duration, quantity
+from meter.selftest.counter import told
 from meter.selftest.findings import DeviceFindings, Findings
 from meter.selftest.promises import Promise, Verdict
 
@@ -52,8 +53,7 @@ def _said(figure: float, unit: str) -> str:
 def _device(one: DeviceFindings) -> list[str]:
     """What was found of a device, beside the promises."""
     lines = [f"{one.device.name} ({one.device.id}), {one.intervals:,} intervals"]
-    if one.counter.call_s is not None:
-        lines.append(f"  one reading takes {quantity(one.counter.call_s, 's', 3)}")
+    lines += [f"  {name:<36}{value:>10}" for name, value in told(one.counter)]
     for name, (learned, sd) in one.coefficients.items():
         if name == "e" and not learned:
             continue
