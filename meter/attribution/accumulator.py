@@ -16,7 +16,7 @@ numpy; what a block puts on bills is gathered first, and worked out for all of i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,13 +128,17 @@ class Accumulator:
             copy.segment = None
         return copy
 
-    def open_segment(self, bill: Bill) -> tuple[float, int]:
-        """Joules and tokens of a bill's open segment, which are not on the bill yet."""
-        if bill.segment is None:
-            return 0.0, 0
-        k, context, sums = bill.segment
-        a, b, c = (self._sums[ENERGY] - sums[ENERGY]).tolist()
-        return a + (context - (k - self._k0)) * b + c, self._k - k
+    def open_segments(self) -> Callable[[Segment], tuple[float, int]]:
+        """What is on no bill yet: joules and tokens of an open segment, as things stand now."""
+        now_a, now_b, now_c = self._sums[ENERGY].tolist()
+        k_now, k0 = self._k, self._k0
+
+        def of(segment: Segment) -> tuple[float, int]:
+            k, context, sums = segment
+            a, b, c = sums[ENERGY].tolist()
+            return now_a - a + (context - (k - k0)) * (now_b - b) + now_c - c, k_now - k
+
+        return of
 
     def _running(self, block: Settled) -> Array:
         """The sums before each pass, and after the last: shape (n + 1, columns)."""

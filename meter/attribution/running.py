@@ -9,31 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from meter.attribution.bill import Bill
-from meter.attribution.engine import EngineState, Request
+from meter.attribution.engine import EngineState
 from meter.model import Progress, Receipt, Running
+
+_NO_BILL = Bill()
 
 
 def running(engine: EngineState) -> Iterator[Running]:
     """Every request of an engine that has no receipt yet, in order of opening, under the name that
     the client knows."""
-    accumulator = engine.accumulator
+    bills, decoding_of = engine.accumulator.bills, engine.accumulator.open_segments()
     for id, request in engine.requests.items():
-        bill = accumulator.bills.get(id)
-        opened = request.opened
-        decoding_j, decoding = accumulator.open_segment(bill) if bill is not None else (0.0, 0)
+        bill, opened = bills.get(id, _NO_BILL), request.opened
+        decoding_j, decoding = decoding_of(bill.segment) if bill.segment is not None else (0.0, 0)
+        emits = bill.segment is not None or bill.decode_j > 0
+        if request.closed is not None:
+            progress = Progress.SETTLING
+        elif bill is _NO_BILL:
+            progress = Progress.WAITING
+        else:
+            progress = Progress.DECODE if emits else Progress.PREFILL
         yield Running(  # in order: by name takes twice as long, and there may be thousands
             opened.parent if opened.parent is not None else opened.request,
             engine.info.id,
             opened.model or engine.info.model,
             opened.tenant,
             opened.t_ns,
-            _progress(request, bill),
+            progress,
             opened.prompt_tokens,
             # The end of the prefill emits the first token; no decoding step does.
-            bill.decoded + decoding + 1 if bill is not None and _emits(bill) else 0,
-            bill.prefill_j if bill is not None else 0.0,
-            (bill.decode_j + decoding_j) if bill is not None else 0.0,
-            bill.recompute_j if bill is not None else 0.0,
+            bill.decoded + decoding + 1 if emits else 0,
+            bill.prefill_j,
+            bill.decode_j + decoding_j,
+            bill.recompute_j,
         )
 
 
@@ -83,15 +91,3 @@ def _with(row: Running, part: Receipt) -> Running:
 def _tokens(row: Running, engine: str) -> int:
     """What an engine handed over is the next one's prompt."""
     return row.output_tokens if row.engine == engine else 0
-
-
-def _emits(bill: Bill) -> bool:
-    return bill.segment is not None or bill.decode_j > 0
-
-
-def _progress(request: Request, bill: Bill | None) -> Progress:
-    if request.closed is not None:
-        return Progress.SETTLING
-    if bill is None:
-        return Progress.WAITING
-    return Progress.DECODE if _emits(bill) else Progress.PREFILL

@@ -19,7 +19,7 @@ from meter.export.live import WATCHERS_MAX, Live
 from meter.export.prometheus import make_registry
 from meter.export.query import QueryError, only, whole
 from meter.export.receipts import Priced, receipt_json
-from meter.export.running import Query, Shown
+from meter.export.running import Query, UnderWay
 from meter.export.site import routes as page_routes
 from meter.export.state import State
 from meter.export.summary import summary_json
@@ -40,7 +40,7 @@ class View(Protocol):
     def recent(self, limit: int) -> list[Priced]:
         """The newest final receipts; blocks shortly. Raises ``TimeoutError``."""
 
-    def running(self) -> list[Shown]:
+    def running(self) -> UnderWay:
         """The requests under way; blocks shortly. Raises ``TimeoutError``."""
 
     def problems(self) -> tuple[str, ...]:

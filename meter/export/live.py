@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from meter.export.moments import ACCOUNTS, Moment
 from meter.export.receipts import Priced, receipt_json
-from meter.export.running import Query, Shown, running_json
+from meter.export.running import Query, UnderWay, running_json
 from meter.export.state import State
 from meter.export.summary import summary_json
 
@@ -31,7 +31,7 @@ class LiveView(Protocol):
     """What the stream needs of the running meter."""
 
     def state(self) -> State | None: ...
-    def running(self) -> list[Shown]: ...
+    def running(self) -> UnderWay: ...
     def recent(self, limit: int) -> list[Priced]: ...
     def problems(self) -> tuple[str, ...]: ...
     def alive(self) -> bool: ...
@@ -46,7 +46,8 @@ class Live:
         self._tick_s = tick_s
         self._asking = asyncio.Lock()
         self._due_s = 0.0
-        self._running: list[Shown] = []
+        self._running = UnderWay()
+        self._told: dict[Query, dict[str, Any]] = {}
         self._finished: list[dict[str, Any]] = []
         self._closed = -1
         self.watchers = 0
@@ -80,9 +81,15 @@ class Live:
             "summary": summary_json(state, now_ns),
             "accounts": ACCOUNTS,
             "moments": moments_json(new),
-            "running": running_json(self._running, query, now_ns),
+            "running": self._tell(query, now_ns),
             "finished": self._finished,
         }
+
+    def _tell(self, query: Query, now_ns: int) -> dict[str, Any]:
+        """Worked out once an answer of the writer and query, whoever asks and however often."""
+        if query not in self._told:
+            self._told[query] = running_json(self._running, query, now_ns)
+        return self._told[query]
 
     async def _look(self, state: State) -> None:
         """Ask the writer what is under way, unless that was just asked; busy, the old stands."""
@@ -92,6 +99,7 @@ class Live:
             try:
                 asked_s = time.monotonic()
                 self._running = await run_in_threadpool(self._view.running)
+                self._told.clear()
                 took_s = time.monotonic() - asked_s
                 if state.snapshot.receipts_closed != self._closed:
                     recent = await run_in_threadpool(self._view.recent, _FINISHED)

@@ -7,13 +7,13 @@ same order it publishes the same states; it has no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from meter.export.histogram import REQUEST_BOUNDS_J, TOKEN_BOUNDS_J, Example, Histogram
 from meter.export.labels import Interner
 from meter.export.moments import Moments
 from meter.export.receipts import Priced, ReceiptStore, look_up
-from meter.export.running import Shown
+from meter.export.running import UnderWay, unpriced
 from meter.export.state import Health, ModelEngine, State
 from meter.export.windows import Ring
 from meter.model import Receipt, Running, Snapshot
@@ -82,19 +82,24 @@ class Publisher:
         cost = request_cost(receipt, self._tariff, self._curve)
         return Priced(receipt, cost, self._boundary(receipt.engine))
 
-    def running(self, requests: Iterable[Running]) -> list[Shown]:
-        """Requests under way with their cost so far: in floats, for the eye and quickly made."""
+    def running(self, requests: Sequence[Running]) -> UnderWay:
+        """Requests under way, and how to price those that are shown: thousands may run."""
+        return UnderWay(requests, self._pricing())
+
+    def _pricing(self) -> Callable[[Running], float | None]:
+        """What a request has cost so far: in floats, for the eye; for any thread, later."""
         per_j, per_s = self._tariff.electricity(1.0), self._tariff.hardware(1e9)
         if per_j is None and per_s is None:
-            return [Shown(request, None) for request in requests]
-        rates = float(per_j or 0), float(per_s or 0)
-        return [Shown(request, self._cost_so_far(request, *rates)) for request in requests]
+            return unpriced
+        electricity, hardware, curve = float(per_j or 0), float(per_s or 0), self._curve.copy()
 
-    def _cost_so_far(self, request: Running, per_j: float, per_s: float) -> float | None:
-        own_ns = self._curve.own_time_ns(request.energy_j, request.opened_ns, None)
-        if own_ns is None and per_s:
-            return None  # so young that its part of the hardware's time is not known yet
-        return per_j * request.energy_j + per_s * (own_ns or 0.0) / 1e9
+        def cost_so_far(request: Running) -> float | None:
+            own_ns = curve.own_time_ns(request.energy_j, request.opened_ns, None)
+            if own_ns is None and hardware:
+                return None  # so young that its part of the hardware's time is not known yet
+            return electricity * request.energy_j + hardware * (own_ns or 0.0) / 1e9
+
+        return cost_so_far
 
     def _boundary(self, engine_id: str) -> str:
         """What the joules of an engine's receipts bound: its GPUs, or this host's CPU."""

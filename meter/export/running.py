@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,22 +15,28 @@ ROWS_MAX = 200
 CELLS_MAX = 4096
 
 
-class Shown(NamedTuple):
-    """A request under way and its cost so far; ``None`` where no price is known."""
+def unpriced(request: Running) -> float | None:
+    """No price is known."""
+    return None
 
-    request: Running
-    cost: float | None
+
+class UnderWay(NamedTuple):
+    """Requests under way, and what one of them has cost so far (``None``: unknown)."""
+
+    requests: Sequence[Running] = ()
+    cost_of: Callable[[Running], float | None] = unpriced
 
 
 # By which figure rows are ordered, largest first.
-ORDERS: Mapping[str, Callable[[Shown], float]] = {
-    "energy": lambda row: row.request.energy_j,
-    "tokens": lambda row: row.request.output_tokens,
-    "prompt": lambda row: row.request.prompt_tokens or 0,
-    "token": lambda row: row.request.energy_j / max(1, row.request.output_tokens),
-    "age": lambda row: -row.request.opened_ns,
-    "newest": lambda row: row.request.opened_ns,
+ORDERS: Mapping[str, Callable[[Running], float]] = {
+    "energy": lambda request: request.energy_j,
+    "tokens": lambda request: request.output_tokens,
+    "prompt": lambda request: request.prompt_tokens or 0,
+    "token": lambda request: request.energy_j / max(1, request.output_tokens),
+    "age": lambda request: -request.opened_ns,
+    "newest": lambda request: request.opened_ns,
 }
+_LETTERS = {progress: progress.value[0] for progress in Progress}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +59,18 @@ class Query:
         return cls(rows, order, given.get("match", "").casefold())
 
 
-def running_json(rows: Sequence[Shown], query: Query, now_ns: int) -> dict[str, Any]:
+def running_json(under_way: UnderWay, query: Query, now_ns: int) -> dict[str, Any]:
     """Counts of all, a letter for each in order of opening, and the rows that were asked for."""
-    found = [row for row in rows if _matches(row.request, query.match)] if query.match else rows
-    counts = dict.fromkeys((progress.value for progress in Progress), 0)
-    for row in rows:
-        counts[row.request.progress.value] += 1
+    rows = under_way.requests
+    found = [row for row in rows if _matches(row, query.match)] if query.match else rows
+    counted = Counter(row.progress for row in rows)
     first = heapq.nlargest(query.rows, found, key=ORDERS[query.order])
     return {
         "total": len(rows),
         "matching": len(found),
-        "counts": counts,
-        "cells": "".join(row.request.progress.value[0] for row in rows[:CELLS_MAX]),
-        "rows": [_row(row, now_ns) for row in first],
+        "counts": {progress.value: counted[progress] for progress in Progress},
+        "cells": "".join([_LETTERS[row.progress] for row in rows[:CELLS_MAX]]),
+        "rows": [_row(row, under_way.cost_of(row), now_ns) for row in first],
     }
 
 
@@ -73,8 +79,7 @@ def _matches(request: Running, match: str) -> bool:
     return any(match in name.casefold() for name in names)
 
 
-def _row(row: Shown, now_ns: int) -> dict[str, Any]:
-    request, cost = row
+def _row(request: Running, cost: float | None, now_ns: int) -> dict[str, Any]:
     return {
         "id": request.id,
         "engine": request.engine,

@@ -27,6 +27,12 @@ class EnergyCurve:
             self._t_ns[:half] = self._t_ns[:half:2]
             self._energy_j[:half] = self._energy_j[:half:2]
 
+    def copy(self) -> EnergyCurve:
+        """As it is now, for others to read."""
+        other = EnergyCurve(self._points)
+        other._t_ns, other._energy_j = self._t_ns.copy(), self._energy_j.copy()
+        return other
+
     def at(self, t_ns: int) -> float:
         """Energy (J) at a time; held constant outside the curve. Precondition: not empty."""
         i = bisect_right(self._t_ns, t_ns)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from meter.export.receipts import Priced
-from meter.export.running import Shown
+from meter.export.running import UnderWay
 from meter.export.state import Health, State
 from meter.power.claim import CpuClaim
 from meter.power.lane import LaneState
@@ -113,7 +113,7 @@ class Readers:
     def recent(self, limit: int) -> list[Priced]:
         return self._writer.recent(limit)
 
-    def running(self) -> list[Shown]:
+    def running(self) -> UnderWay:
         return self._writer.running()
 
     def problems(self) -> tuple[str, ...]:

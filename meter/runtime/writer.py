@@ -27,7 +27,7 @@ import structlog
 
 from meter.export.publisher import Publisher
 from meter.export.receipts import Priced
-from meter.export.running import Shown
+from meter.export.running import UnderWay
 from meter.export.state import Health, State
 from meter.model import (
     DeviceFound,
@@ -183,7 +183,7 @@ class Writer:
         """The newest final receipts. Raises ``TimeoutError`` when the writer is too busy."""
         return self._ask(lambda: self._publisher.recent(limit), deadline_s)
 
-    def running(self, deadline_s: float = 2.0) -> list[Shown]:
+    def running(self, deadline_s: float = 2.0) -> UnderWay:
         """What is under way. Raises ``TimeoutError`` when the writer is too busy."""
         return self._ask(lambda: self._publisher.running(self._core.running()), deadline_s)
 

@@ -12,7 +12,7 @@ from meter.export.moments import ACCOUNTS, Moments
 from meter.export.publisher import Publisher
 from meter.export.query import QueryError
 from meter.export.receipts import Priced
-from meter.export.running import CELLS_MAX, Query, Shown, running_json
+from meter.export.running import CELLS_MAX, Query, UnderWay, running_json
 from meter.export.state import Health
 from meter.model import Progress, Running
 from meter.pricing import Tariff
@@ -40,7 +40,7 @@ class FakeView:
 
     def __init__(self, state, rows=(), looks=3):
         self.the_state = state
-        self.rows = [Shown(row, None) for row in rows]
+        self.rows = UnderWay(list(rows))
         self.left = looks
         self.asked = 0
         self.busy = False
@@ -139,16 +139,16 @@ def test_many_watchers_ask_the_writer_no_more_than_one(state):
 def test_rows_are_bounded_and_all_are_counted():
     """At a thousand requests: the first few of the order, one letter each, and the counts."""
     stages = list(Progress)
-    rows = [
-        Shown(make_running(f"r{i}", float(i), progress=stages[i % 4]), None) for i in range(1000)
-    ]
-    told = running_json(rows, Query(rows=3), 32 * NS)
+    rows = [make_running(f"r{i}", float(i), progress=stages[i % 4]) for i in range(1000)]
+    priced = []
+    told = running_json(UnderWay(rows, priced.append), Query(rows=3), 32 * NS)
+    assert len(priced) == 3, "only those that are shown are priced"
     assert [row["id"] for row in told["rows"]] == ["r999", "r998", "r997"]
     assert told["total"] == told["matching"] == len(told["cells"]) == 1000
     assert told["cells"][:4] == "wpds"
     assert told["counts"] == dict.fromkeys(("waiting", "prefill", "decode", "settling"), 250)
     assert len(json.dumps(told)) < 3000
-    many = running_json(rows * 10, Query(rows=0), 32 * NS)
+    many = running_json(UnderWay(rows * 10), Query(rows=0), 32 * NS)
     assert (len(many["cells"]), many["total"], many["rows"]) == (CELLS_MAX, 10_000, [])
 
 
@@ -170,18 +170,18 @@ def test_rows_come_in_the_order_asked_for(order, first):
         make_running("b", 20.0, output_tokens=10, prompt_tokens=900, opened_ns=25 * NS),
         make_running("c", 5.0, output_tokens=50, prompt_tokens=7, opened_ns=1 * NS),
     ]
-    told = running_json([Shown(row, None) for row in rows], Query(order=order), 32 * NS)
+    told = running_json(UnderWay(rows), Query(order=order), 32 * NS)
     assert told["rows"][0]["id"] == first
 
 
 def test_a_filter_finds_id_tenant_or_model():
     """In any case; all are still counted."""
     rows = [
-        Shown(make_running("x", tenant="Umbrella"), 0.5),
-        Shown(make_running("umbr-1"), 0.5),
-        Shown(make_running("y", model=None, tenant=None), None),
+        make_running("x", tenant="Umbrella"),
+        make_running("umbr-1"),
+        make_running("y", model=None, tenant=None),
     ]
-    told = running_json(rows, Query.parse({"match": "UMBR"}), 32 * NS)
+    told = running_json(UnderWay(rows), Query.parse({"match": "UMBR"}), 32 * NS)
     assert {row["id"] for row in told["rows"]} == {"x", "umbr-1"}
     assert (told["total"], told["matching"]) == (3, 2)
 
@@ -200,14 +200,18 @@ def test_what_runs_has_a_cost_like_its_receipt(publisher):
     publisher.publish(make_snapshot(0.0, 0.0), [], Health())
     publisher.publish(make_snapshot(30.0), [], Health())
     request = make_running("r7", 36.0, opened_ns=10 * NS)
-    (shown,) = publisher.running([request])
     receipt = make_receipt("r7", prefill_j=1.0, decode_j=35.0, opened_ns=10 * NS, closed_ns=None)
-    assert shown.cost == pytest.approx(float(publisher.price(receipt).cost.amount))
+    cost = float(publisher.price(receipt).cost.amount)
+    under_way = publisher.running([request])
+    # It is asked later, elsewhere, when the meter has gone on.
+    publisher.publish(make_snapshot(60.0), [], Health())
+    assert under_way.cost_of(request) == pytest.approx(cost)
 
 
 def test_without_prices_there_is_no_cost():
     """Unknown, and not zero."""
-    assert Publisher(Tariff("EUR"), 0).running([make_running("r")])[0].cost is None
+    request = make_running("r")
+    assert Publisher(Tariff("EUR"), 0).running([request]).cost_of(request) is None
 
 
 def test_moments_are_thinned_and_bounded():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from meter.export.http import create_app
 from meter.export.publisher import Publisher
 from meter.export.receipts import Priced
-from meter.export.running import Shown
+from meter.export.running import UnderWay
 from meter.export.state import Health, State
 from meter.model import (
     Account,
@@ -83,7 +83,7 @@ class Meter:
             self._state = self._publish(now_ns)
         return self._state
 
-    def running(self) -> list[Shown]:
+    def running(self) -> UnderWay:
         now_ns = time.monotonic_ns()
         rows = [self._request(i, now_ns) for i in range(self.running_count)]
         return self._publisher.running(rows)
