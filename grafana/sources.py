@@ -55,7 +55,7 @@ def counter() -> Section:
                     "Stands still",
                     "How long a counter has not moved although its card draws power.",
                     "s",
-                    "a line at 60 s: its card is in no figure any more.",
+                    "a line at 60 s: its card's figures are estimated, from its power.",
                 ),
                 [Query(_of_card("joulemeter_gpu_energy_still_seconds"), q.CARD_NAME)],
                 4,

@@ -281,7 +281,7 @@ class Attributor:
     def _add_device(self, device: Device) -> _DeviceWork:
         known = self._devices.get(device.id)
         if known is not None:
-            known.counter.device = device
+            known.waiting.extend(known.counter.become(device))
             return known
         calibration = Calibration(
             self._prior(device),

@@ -75,6 +75,16 @@ class Counter:
         self._unclear: _Change | None = None
         self._shift_told_ns = 0.0
 
+    def become(self, device: Device) -> list[Interval]:
+        """The same device is read in another way from now on; the intervals so far."""
+        if device == self.device:
+            return []
+        closed = self.flush()
+        self.device = device
+        self._polls = self._changes = 0
+        self._grid, self._shift_told_ns = Grid(device.refresh_s), 0.0
+        return closed
+
     @property
     def refresh_s(self) -> float | None:
         """The counter's refresh as found (or known), ``None`` while unknown."""

@@ -7,8 +7,10 @@ counted, named in the log (each kind of line at most once a minute), and tried a
 
 A call that took longer than ``_MOMENT_S`` gives no energy: when in it the counter was read is not
 known, and the next poll has all its joules. (Where every call is so slow, they are better than
-none.) Neither does a counter that has stood still for half a minute while the card drew power: its
-steps would wait for ever. What it moves later is read when it moves.
+none.) A counter that has stood still for half a minute while the card drew power is given up: from
+where it stood on the power is integrated, for as long as the meter lives. Where that power is too
+low to tell, the counter gives no energy, or its steps would wait for ever; what it moves later is
+read when it moves.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from meter.model import Device, DeviceFound, Event, Reading
+from meter.power.instead import Instead, estimated
 from meter.power.owner import NoLockError, Ownership
 from meter.power.source import PowerSource
 from meter.power.watch import Watch
@@ -45,7 +48,8 @@ class LaneState:
     when polling began, ``last_ns``: when the last poll ended; ``good_ns``: the time of the last
     reading that has an energy; ``owned``: whether the device is ours to meter, ``owner``: else
     whose (a pid), where known;
-    ``beside``: its readings are not pushed; ``gap``, ``still_s``: see ``meter.power.watch.Watch``.
+    ``beside``: its readings are not pushed; ``gap``, ``still_s``: see ``meter.power.watch.Watch``;
+    ``given_up``: its counter is stuck, and its power is integrated instead.
     """
 
     device: Device
@@ -62,6 +66,7 @@ class LaneState:
     owner: int | None = None
     gap: float | None = None
     still_s: float = 0.0
+    given_up: bool = False
 
 
 class Lane:
@@ -92,6 +97,7 @@ class Lane:
         self._random = random.Random(f"{seed}-{device.id}")
         self._ownership = ownership
         self._watch = Watch(device)
+        self._instead: Instead | None = None
         self._slow = False
         self._said_ns: dict[str, int] = {}
         self._log = structlog.get_logger("joulemeter.power")
@@ -196,8 +202,13 @@ class Lane:
             said = f"the call took {reading.latency_s:.1f} s: its counter's moment is not known"
             return replace(reading, energy_uj=None, power_w=None, error=said)
         for oddity in self._watch.see(reading):
-            self._say(oddity.event, **oddity.words)
-        if self._watch.still_s > _STUCK_S and reading.energy_uj is not None:
+            note = {"note": "it is not used any more"} if self._instead is not None else {}
+            self._say(oddity.event, **oddity.words, **note)
+        if self._instead is None and self._watch.stuck_for_good:
+            reading = self._give_up(reading)
+        elif self._instead is not None:
+            reading = self._instead.reading(reading)
+        elif self._watch.still_s > _STUCK_S and reading.energy_uj is not None:
             said = f"the counter has stood still for {self._watch.still_s:.0f} s under load"
             return replace(reading, energy_uj=None, error=said)
         good_ns = self.state.good_ns
@@ -206,6 +217,22 @@ class Lane:
             if silent_ns > _FORGOTTEN_NS:
                 return replace(reading, missed="counter_silent")
         return reading
+
+    def _give_up(self, reading: Reading) -> Reading:
+        """Integrate the power from now on."""
+        assert reading.energy_uj is not None
+        self._instead = Instead(reading.energy_uj, self._watch.unseen_uj)
+        self._device = estimated(self._device)
+        self.state = replace(self.state, device=self._device, given_up=True)
+        self._say(
+            "counter_given_up",
+            for_s=round(self._watch.still_s, 1),
+            drawn_j=round(self._watch.unseen_uj / 1e6, 1),
+            note="its power is integrated from now on, and from where it stood",
+            remedy="reset the GPU or reload the driver, then start the meter anew",
+        )
+        self._push(DeviceFound(reading.t_ns, self._device, engines=()))
+        return self._instead.reading(reading)
 
     def _failed(self, reason: str) -> None:
         self.state = replace(self.state, errors=self.state.errors + 1)

@@ -17,6 +17,11 @@ _JUMP_NS_MIN = 200_000_000
 #: A counter that does not move for so long, though more than a joule was drawn, is stuck.
 _STILL_NS = 5_000_000_000
 _STILL_UJ = 1_000_000
+#: After so long, if the mean power was so high, it is stuck for good. Counters move ten times a
+#: second, and steps wait 45 s for their joules: sooner would be rash, later would cost requests
+#: theirs. NVML calls its power good to 5 W (5 % on newer boards): twice that is no noise.
+_FOR_GOOD_NS = 30_000_000_000
+_FOR_GOOD_W = 10.0
 #: Counter and power are compared over such windows, where so much was drawn.
 _WINDOW_NS = 30_000_000_000
 _WINDOW_UJ = 200_000_000
@@ -36,7 +41,8 @@ class Watch:
     ``gap``: by how much the counter moved more (+) or less (−) than the integral of the instant
     power over the last whole half minute, as a share of the integral; ``None`` where that cannot
     be told (an estimate is made of its power, and a CPU's power of its counter). ``still_s``: for
-    how long the counter has stood still though the device drew power.
+    how long the counter has stood still though the device drew power; ``unseen_uj``: what was drawn
+    since it moved last.
     """
 
     def __init__(self, device: Device) -> None:
@@ -51,10 +57,14 @@ class Watch:
         self._disagrees = False
         self.gap: float | None = None
         self.still_s = 0.0
+        self.unseen_uj = 0
 
     @property
-    def stuck(self) -> bool:
-        return self.still_s > 0
+    def stuck_for_good(self) -> bool:
+        """Has it stood still for so long, and the device drawn so much, that it is to be replaced
+        by the power?"""
+        mean_w = self.unseen_uj / 1e6 / self.still_s if self.still_s else 0.0
+        return self._compares and self.still_s * 1e9 >= _FOR_GOOD_NS and mean_w >= _FOR_GOOD_W
 
     def see(self, reading: Reading) -> list[Oddity]:
         """Take a reading; what there is to say about it."""
@@ -78,6 +88,7 @@ class Watch:
 
     def _begin(self, reading: Reading, drawn_uj: int) -> None:
         self._moved_ns, self._moved_at_uj, self.still_s = reading.t_ns, drawn_uj, 0.0
+        self.unseen_uj = 0
         self._start = (reading.t_ns, reading.energy_uj or 0, drawn_uj)
 
     def _impossible(self, moved_uj: int, since_ns: int) -> bool:
@@ -86,10 +97,10 @@ class Watch:
     def _still(self, moved_uj: int, reading: Reading, drawn_uj: int) -> list[Oddity]:
         since_ns = reading.t_ns - self._moved_ns
         if moved_uj:
-            was_s, self.still_s = self.still_s, 0.0
+            was_s, self.still_s, self.unseen_uj = self.still_s, 0.0, 0
             self._moved_ns, self._moved_at_uj = reading.t_ns, drawn_uj
             return [Oddity("counter_moves_again", {"after_s": round(was_s, 1)})] if was_s else []
-        unseen_uj = drawn_uj - self._moved_at_uj
+        self.unseen_uj = unseen_uj = drawn_uj - self._moved_at_uj
         if unseen_uj < _STILL_UJ:
             self._moved_ns = reading.t_ns  # it had nothing to show
         if since_ns < _STILL_NS or unseen_uj < _STILL_UJ:

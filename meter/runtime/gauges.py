@@ -92,7 +92,7 @@ class Gauges:
         silent_s = (self._now_ns() - lane.good_ns) / 1e9
         if silent_s > SILENT_S:
             return f"no reading for {silent_s:.0f} s: see joulemeter_sample_errors_total"
-        if lane.still_s:
+        if lane.still_s and not lane.given_up:
             return f"its counter has stood still for {lane.still_s:.0f} s while it draws power"
         return None
 

@@ -23,6 +23,6 @@ class Latecomers:
 
     def push(self, event: Event) -> None:
         """From the sampler's threads."""
-        if isinstance(event, DeviceFound):
+        if isinstance(event, DeviceFound) and event.engines is None:
             event = replace(event, engines=self.owners(event.device.id))
         self._push(event)

@@ -263,7 +263,8 @@ class Writer:
         return bool(self._held)
 
     def _feed(self, event: Event) -> None:
-        if isinstance(event, DeviceFound) and self._recall is not None:
+        known = isinstance(event, DeviceFound) and event.device.id in self._read_ns
+        if isinstance(event, DeviceFound) and self._recall is not None and not known:
             event = self._recall(event)
         self._note(event)
         self._write_down(event)

@@ -9,7 +9,18 @@ import pytest
 import structlog.testing
 
 from meter.attribution import Attributor
-from meter.model import Device, Event, Quality, Reading
+from meter.model import (
+    Device,
+    Engine,
+    Event,
+    Phase,
+    Quality,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Step,
+    Work,
+)
 from meter.power.lane import Lane
 from tests.power.test_sampler import Script
 
@@ -74,10 +85,18 @@ def test_missed_deadlines_are_not_caught_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 S = 1_000_000_000
+DEVICE = Device("d", "device", Quality.SIMULATED)
+CARD = Device("d", "card", Quality.MEASURED, power_limit_w=700.0)
 
 
 def through_a_lane(answers: Sequence[Reading]) -> list[Reading]:
-    """What a lane pushes of what its source says."""
+    """The readings that a lane pushes of what its source says."""
+    readings = [event for event in pushed_of(answers) if isinstance(event, Reading)]
+    return readings[: len(answers)]  # one more at the end, when it is stopped
+
+
+def pushed_of(answers: Sequence[Reading], device: Device = DEVICE) -> list[Event]:
+    """All that a lane pushes of what its source says."""
     pushed: list[Event] = []
     stopping = threading.Event()
 
@@ -88,9 +107,8 @@ def through_a_lane(answers: Sequence[Reading]) -> list[Reading]:
             return super().read(device)
 
     source = Ending(*answers)
-    Lane(source, Device("d", "device", Quality.SIMULATED), pushed.append, 1, stopping).poll()
-    readings = [event for event in pushed if isinstance(event, Reading)]
-    return readings[: len(answers)]  # one more at the end, when it is stopped
+    Lane(source, device, pushed.append, 1, stopping).poll()
+    return pushed
 
 
 @pytest.mark.parametrize(("silent_s", "missed_j"), [(30, 0.0), (44, 0.0), (46, 3.0), (3600, 3.0)])
@@ -121,6 +139,68 @@ def test_a_slow_call_is_believed_where_all_are_slow(monkeypatch: pytest.MonkeyPa
     readings = through_a_lane([Reading("d", S, 0, latency_s=0.001), *slow, fast, fast])
     assert [r.energy_uj for r in readings][:5] == [0, None, 1, 2, 9]
     assert "moment is not known" in (readings[1].error or "")
+
+
+class Stuck:
+    """A card at 400 W, read four times a second for 90 s; its counter stands still from 10 s on and
+    leaps at ``until_s`` to where it would be."""
+
+    def __init__(self, until_s: float, blind_s: tuple[float, float] = (0, 0)) -> None:
+        self.readings = []
+        for quarter in range(4 * 90 + 1):
+            t_s = quarter / 4
+            shown_s = 10 if 10 < t_s < until_s else t_s
+            power_w = None if blind_s[0] < t_s < blind_s[1] else 400.0
+            t_ns = S + quarter * S // 4
+            self.readings.append(Reading("d", t_ns, round(4e8 * shown_s), power_w))
+
+    def metered(self) -> Attributor:
+        """A core that was fed with what a lane makes of it, and with one request all the while."""
+        core = Attributor([CARD], [Engine("0", ("d",))])
+        events = pushed_of(self.readings, CARD)[:-1]  # the last one comes twice
+        steps = [
+            Step(
+                "0",
+                0,
+                k,
+                S + k * S // 10,
+                S + (k + 1) * S // 10,
+                (Work("a", 1, k + 1, Phase.DECODE),),
+            )
+            for k in range(900)
+        ]
+        opened = RequestOpened("0", "a", S)
+        closed = RequestClosed("0", "a", 91 * S, "stop", 1, 0, 900)
+        for event in sorted((*events, *steps, opened, closed), key=lambda event: event.t_ns):
+            core.feed(event)
+        core.finish()
+        return core
+
+
+@pytest.mark.parametrize("until_s", [39, 60, 1000])
+def test_a_request_has_its_joules_while_the_counter_is_stuck(until_s: float) -> None:
+    """All of them, each once, whether it catches up in time, later or never; what was made of
+    power is estimated, what the counter said before is measured."""
+    core = Stuck(until_s).metered()
+    snapshot = core.snapshot()
+    (receipt,) = core.drain()
+    given_up = until_s > 40
+    assert snapshot.measured_j == pytest.approx(36_000, rel=1e-6)
+    assert receipt.energy_j == pytest.approx(36_000, rel=1e-6)
+    assert receipt.quality is (Quality.ESTIMATED if given_up else Quality.MEASURED)
+    by_quality = {key.quality: j for key, j in snapshot.accounts.items() if j}
+    measured_j = 4_000 if given_up else 36_000
+    assert by_quality[Quality.MEASURED] == pytest.approx(measured_j, rel=0.02)
+    assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-6)
+    assert (snapshot.devices[0].resets, snapshot.devices[0].jumps) == (0, 0)
+
+
+def test_what_is_drawn_while_its_power_cannot_be_read_is_not_made_up() -> None:
+    """Nor taken from the counter that was given up."""
+    snapshot = Stuck(1000, blind_s=(60, 70)).metered().snapshot()
+    assert snapshot.measured_j == pytest.approx(36_000 - 400 * 10, abs=400)
+    assert snapshot.devices[0].resets == 1
+    assert snapshot.conservation_error_j == pytest.approx(0, abs=1e-6)
 
 
 def test_a_counter_that_leaps_all_the_time_is_said_once_a_minute(

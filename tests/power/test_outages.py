@@ -173,8 +173,10 @@ def test_a_stuck_counter_gives_its_joules_later(
 def test_a_counter_stuck_for_long_is_no_source(
     library: str, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its readings count as failed, so that no step waits for it for ever."""
+    """Where its power is too low to tell: its readings count as failed, so that no step waits for
+    it for ever."""
     monkeypatch.setattr("meter.power.watch._STILL_NS", 100_000_000)
+    monkeypatch.setattr("meter.power.watch._FOR_GOOD_W", 2 * POWER_W)
     monkeypatch.setattr("meter.power.lane._STUCK_S", 0.3)
     with rig(library, card) as running:
         card.fault(0, Fault.STUCK, time.monotonic_ns())
@@ -185,6 +187,37 @@ def test_a_counter_stuck_for_long_is_no_source(
         card.clear_faults(0)
         running.more(A)
         assert moved_j(running.of(A)) == pytest.approx(true_j(running), abs=EDGES_J)
+
+
+def test_a_counter_that_is_stuck_for_good_is_replaced_by_its_power(
+    library: str, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where it stood: no joule is lost, and none is counted twice when it catches up later.
+    It is said, and shown by the device's note and by the metric, for as long as it stands still."""
+    monkeypatch.setattr("meter.power.watch._STILL_NS", 100_000_000)
+    monkeypatch.setattr("meter.power.watch._FOR_GOOD_NS", 400_000_000)
+    with rig(library, card) as running:
+        running.more(A)
+        card.fault(0, Fault.STUCK, time.monotonic_ns())
+        wait_until(lambda: running.said("counter_given_up") != [], "the line")
+        running.more(A, 50)
+        assert running.of(A, good=False) == []
+        assert running.metrics()["joulemeter_gpu_energy_still_seconds", A] > 0.4
+        assert running.gauges.problems() == ()
+        (note,) = (d.note for d in running.sampler.devices if d.id == A)
+        assert note == "integrated power, for its counter is stuck"
+        assert moved_j(running.of(A)) == pytest.approx(true_j(running), abs=EDGES_J, rel=0.03)
+        card.clear_faults(0)  # it is where it would have been: all those joules, once more
+        wait_until(lambda: "counter_moves_again" in running.said("counter_moves_again"), "it")
+        running.more(A, 50)
+        snapshot = running.end()
+        (state, other) = snapshot.devices
+        assert state.measured_j == pytest.approx(true_j(running), abs=EDGES_J, rel=0.03)
+        assert (state.device.note, other.device.note) == (note, None)
+        assert (state.resets, state.jumps) == (0, 0)
+        assert closes(snapshot)
+        lines = [line for line in running.logs if line["event"] == "counter_moves_again"]
+        assert lines[0]["note"] == "it is not used any more"
 
 
 @pytest.mark.parametrize(

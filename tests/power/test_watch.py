@@ -77,6 +77,26 @@ def test_a_stuck_counter_is_told_from_one_that_has_nothing_to_show() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "power_w", "for_good"),
+    [(29, 400.0, False), (31, 400.0, True), (31, 12.0, True), (600, 8.0, False)],
+)
+def test_it_is_stuck_for_good_after_half_a_minute_of_power(
+    seconds: float, power_w: float, for_good: bool
+) -> None:
+    """Of clearly more than a sensor's error; not any more when it moves."""
+    played = Played()
+    played.run(2)
+    drawn_j = seconds * power_w
+    played.run(seconds, power_w, shows=False)
+    assert played.watch.stuck_for_good is for_good
+    if for_good:
+        assert played.watch.unseen_uj / 1e6 == pytest.approx(drawn_j, rel=0.02, abs=10)
+    played.run(0.1)
+    assert not played.watch.stuck_for_good
+    assert played.watch.unseen_uj == 0
+
+
+@pytest.mark.parametrize(
     ("by_uj", "event"), [(-1, "counter_went_back"), (10**12, "counter_jumped")]
 )
 def test_a_leap_is_said_and_makes_no_gap(by_uj: int, event: str) -> None:
@@ -115,6 +135,8 @@ def test_a_counter_made_of_its_power_is_not_compared(device: Device) -> None:
     played.run(70)
     assert played.watch.gap is None
     assert played.said == []
+    played.run(40, shows=False)
+    assert not played.watch.stuck_for_good
 
 
 def test_what_was_not_seen_is_not_compared() -> None:

@@ -129,7 +129,8 @@ def test_a_device_that_comes_late_is_whose_it_would_have_been(heard, ours, devic
 
 
 def test_whose_a_device_is_comes_with_its_event():
-    """Before anybody can be asked it is not known; what else comes is passed on as it is."""
+    """Before anybody can be asked it is not known; what is told already, and what else comes, is
+    passed on as it is."""
     seen = []
     late = Latecomers(seen.append)
     reading, found = Reading("d", 1, 1), DeviceFound(1, FOUND[0])
@@ -137,4 +138,6 @@ def test_whose_a_device_is_comes_with_its_event():
     late.push(found)
     late.owners = lambda device: (device,)
     late.push(found)
-    assert seen == [reading, found, DeviceFound(1, FOUND[0], (FOUND[0].id,))]
+    known = DeviceFound(2, FOUND[0], ())
+    late.push(known)
+    assert seen == [reading, found, DeviceFound(1, FOUND[0], (FOUND[0].id,)), known]

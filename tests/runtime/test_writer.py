@@ -261,10 +261,13 @@ def test_of_a_device_that_comes_late_it_is_said_what_is_known():
         record,
         recall=lambda event: replace(event, learned=({"device": event.device.id},)),
     )
-    inbox.push(found)
+    changed = DeviceFound(3, replace(GPU, quality=Quality.ESTIMATED))  # it was there before
+    for event in (found, reading(2), changed):
+        inbox.push(event)
     writer.start()
     writer.finish()
-    assert core.fed == record.lines == [DeviceFound(1, GPU, None, ({"device": "GPU-0"},))]
+    with_facts = DeviceFound(1, GPU, None, ({"device": "GPU-0"},))
+    assert core.fed == record.lines == [with_facts, reading(2), changed]
 
 
 def test_a_state_is_published_without_any_event():
