@@ -199,7 +199,8 @@ class RequestOpened:
     """The engine took a request. ``request`` is the engine's own id, unique within the engine.
 
     ``parent`` is the id the client saw: children of one ``n > 1`` request share it, and receipts
-    are asked for by it. ``prompt_tokens`` where it is known at admission.
+    are asked for by it. ``prompt_tokens`` where it is known at admission. ``missed``: why nobody
+    heard it when it began (``meter_down``), where it began before ``t_ns``.
     """
 
     engine: str
@@ -209,6 +210,7 @@ class RequestOpened:
     tenant: str | None = None
     parent: str | None = None
     prompt_tokens: int | None = None
+    missed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,8 @@ class Receipt:
     are the children's sum, and ``children`` lists one receipt for each. ``final`` is false while
     the request runs or its last step is not settled. ``uncertainty_j`` is one standard deviation of
     the split (k = 1); the instrument's own gain is apart. Token counts are ``None`` where the
-    engine has not said.
+    engine has not said. ``missed``: why joules of it may be missing (``unattributed`` has them):
+    ``meter_down`` (it began before this meter heard the engine), ``lost_steps``.
     """
 
     id: str
@@ -313,6 +316,7 @@ class Receipt:
     final: bool
     requests: tuple[str, ...] = ()
     children: tuple[Receipt, ...] = ()
+    missed: str | None = None
 
     @property
     def energy_j(self) -> float:

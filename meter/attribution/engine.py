@@ -16,6 +16,7 @@ from meter.attribution.batch import Batch, Change, Dispersed, Ended, PassRow
 from meter.attribution.passes import PassTable
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
+LOST_STEPS = "lost_steps"
 _LINGER_NS = 1_000_000_000
 _STEP_NS_MAX = 30_000_000_000
 #: Shorter than any step: requests close so long after the step that ended them.
@@ -33,10 +34,11 @@ class Lost(NamedTuple):
 
 @dataclass(slots=True)
 class Request:
-    """An open request: how it came, and how it went."""
+    """An open request: how it came, and how it went; why work of it may be unknown."""
 
     opened: RequestOpened
     closed: RequestClosed | None = None
+    missed: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +99,8 @@ class EngineState:
     def open(self, event: RequestOpened) -> None:
         if event.request in self.requests:
             return
-        self.requests[event.request] = Request(event)
+        lost = LOST_STEPS if self._lost_from_ns is not None else None
+        self.requests[event.request] = Request(event, missed=event.missed or lost)
         if self.unfinished == 0:
             self._busy_since_ns = event.t_ns
             if self._idle_since_ns is not None:
@@ -227,6 +230,9 @@ class EngineState:
         self._forget_batch()
         if self._lost_from_ns is None:
             self._lost_from_ns = self.last.t1_ns if self.last is not None else t_ns
+            for request in self.requests.values():
+                if request.closed is None or request.closed.t_ns > self._lost_from_ns:
+                    request.missed = request.missed or LOST_STEPS
 
     def _lost_until(self, t_ns: int) -> None:
         """A loss, if there is one, ends here: nobody runs any more."""

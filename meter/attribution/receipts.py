@@ -40,6 +40,7 @@ def receipt_of(
         quality=quality,
         final=final,
         requests=(opened.request,),
+        missed=request.missed,
     )
 
 
@@ -99,6 +100,7 @@ def _summed(first: Receipt, parts: Sequence[Receipt]) -> Receipt:
         quality=worst([part.quality for part in parts if part.quality is not None]),
         requests=tuple(request for part in parts for request in part.requests),
         children=tuple(parts),
+        missed=next((part.missed for part in parts if part.missed is not None), None),
     )
 
 

@@ -99,6 +99,7 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         final=final,
         requests=tuple(name for part in parts for name in part.requests),
         children=tuple(parts),
+        missed=next((part.missed for part in parts if part.missed is not None), None),
     )
 
 
@@ -148,6 +149,7 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
         "fidelity": str(receipt.fidelity),
         "quality": None if receipt.quality is None else str(receipt.quality),
         "final": receipt.final,
+        "missed": receipt.missed,
     }
     if receipt.children:
         line["children"] = [receipt_line(child) for child in receipt.children]

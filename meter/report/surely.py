@@ -23,6 +23,7 @@ _REASONS = {
     "lost_steps": "steps that were not heard of",
     "foreign_load": "a stranger on the device",
     "dummy_steps": "steps of ranks without work",
+    "meter_down": "time in which no meter was listening",
     "counter_silent": "time in which the counter was not read",
 }
 MEANINGS = {

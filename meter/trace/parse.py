@@ -125,6 +125,7 @@ class Parser:
                 tenant=fields.optional_text(line, "tenant"),
                 parent=fields.optional_text(line, "parent"),
                 prompt_tokens=prompt,
+                missed=fields.optional_text(line, "missed"),
             )
         if line.get("event") == "close":
             return RequestClosed(

@@ -167,16 +167,16 @@ class _Request(Struct, Generic[N], tag="request", gc=False):
     reason: str | None = None
     cached_tokens: _Count | None = None
     completion_tokens: _Count | None = None
+    missed: object = None
 
     def event(self, by: Quick) -> RequestOpened | RequestClosed:
         t_ns = by.ns(self.t)
         engine = by.engine if self.engine is None else self.engine
-        if engine is None or t_ns < 0:
+        if engine is None or t_ns < 0 or self.missed is not None:
             raise RefusedError
         if self.event_ == "open":
-            opened = _OpenOpened(
-                engine, self.id, t_ns, self.model, self.tenant, self.parent, self.prompt_tokens
-            )
+            told = (self.model, self.tenant, self.parent, self.prompt_tokens, None)
+            opened = _OpenOpened(engine, self.id, t_ns, *told)
             opened.__class__ = RequestOpened
             return opened
         closed = _OpenClosed(

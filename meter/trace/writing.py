@@ -127,6 +127,7 @@ def _line(event: Event) -> dict[str, Any]:
                     tenant=event.tenant,
                     parent=event.parent,
                     prompt_tokens=event.prompt_tokens,
+                    missed=event.missed,
                 ),
             }
         case RequestClosed():

@@ -254,14 +254,16 @@ class Decoder:
             case ["F", seq, t0, t1, rows]:
                 yield from self._step(source, _step(source, seq, t0, t1, rows, None))
             case ["O", t, request, parent, prompt, model, tenant]:
+                since_ns = source.unheard_ns or 0
                 yield RequestOpened(
                     engine=source.label,
                     request=_text(request),
-                    t_ns=max(_integer(t), source.unheard_ns or 0),
+                    t_ns=max(_integer(t), since_ns),
                     model=_text_or_none(model),
                     tenant=_text_or_none(tenant),
                     parent=_text_or_none(parent),
                     prompt_tokens=_count_or_none(prompt),
+                    missed="meter_down" if t < since_ns else None,
                 )
             case ["C", t, request, reason, prompt, cached, completion]:
                 yield RequestClosed(

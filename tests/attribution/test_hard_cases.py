@@ -58,6 +58,38 @@ def test_lost_steps_are_nobodys() -> None:
     assert conserved(s)
 
 
+def test_receipts_say_that_steps_of_theirs_were_lost() -> None:
+    """Who was served when steps were lost may miss joules; who came before or after does not."""
+    scene = Scene(seed=7, seconds=30.0, noise=0.0)
+    steps = [e for e in scene.events if isinstance(e, Step)]
+    lost = steps[200:230]
+    kept = [e for e in scene.events if e not in lost]
+    core = play(kept)
+    opened = {e.request: e.t_ns for e in kept if isinstance(e, RequestOpened)}
+    closed = {e.request: e.t_ns for e in kept if isinstance(e, RequestClosed)}
+    until_ns = steps[230].t1_ns  # the first step that is heard again
+    there = {
+        r for r, t in opened.items() if t < until_ns and closed.get(r, until_ns) > lost[0].t0_ns
+    }
+    marked = {r for r in opened if (found := core.receipt(r)) and found.missed == "lost_steps"}
+    assert 0 < len(there) < len(opened)
+    assert marked == there
+
+
+def test_a_request_that_began_unheard_says_so_with_its_siblings() -> None:
+    """``n = 2``: what is missing of one child is missing of the receipt."""
+    ns = 1_000_000_000
+    opens = [
+        RequestOpened("0", "0_x-1", ns, parent="x", missed="meter_down"),
+        RequestOpened("0", "1_x-1", ns, parent="x"),
+    ]
+    core = play([*opens, *(RequestClosed("0", e.request, 2 * ns, "stop", 3, 0, 4) for e in opens)])
+    receipt = core.receipt("x")
+    assert receipt is not None
+    assert receipt.missed == "meter_down"
+    assert sorted(str(child.missed) for child in receipt.children) == ["None", "meter_down"]
+
+
 def test_change_form_after_a_loss_waits_for_a_full_step() -> None:
     """Without its base a change-form step tells nothing: it counts as lost."""
     scene = Scene(seed=7, seconds=20.0, change_form=True)

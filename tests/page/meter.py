@@ -196,4 +196,5 @@ class Meter:
             quality=Quality.SIMULATED,
             final=True,
             requests=(f"done-{i}",),
+            missed="meter_down" if i == 1 else None,
         )

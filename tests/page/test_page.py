@@ -65,6 +65,21 @@ def test_requests_grow_and_open_their_receipts(show, meter):
     expect(receipt).to_be_hidden()
 
 
+def test_a_receipt_that_may_miss_joules_says_so(show, meter):
+    """At least so much; why is in its row's title and in the receipt."""
+    page = show(meter)
+    cells = {
+        i: page.locator("#finished tr", has_text=f"done-{i}").locator("td").nth(5) for i in (0, 1)
+    }
+    expect(cells[1]).to_have_text("≥ 20.00 J")
+    expect(cells[1]).to_have_attribute("title", "joules may be missing: no meter was listening")
+    expect(cells[0]).to_have_text("20.00 J")
+    page.get_by_role("button", name="done-1").click()
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("≥ 20.000 J")
+    expect(receipt).to_contain_text("no meter was listening")
+
+
 def test_the_finished_are_shown_whole(show, meter):
     """All twelve rows stand in their frame: the last one is not cut, and nothing scrolls."""
     page = show(meter)

@@ -47,6 +47,7 @@ def test_the_next_meter_says_what_was_missed_and_nothing_else(metered, tmp_path)
     receipt = poll(url, lambda r: r["final"], f"/v1/receipts/{sorted(ids)[-1]}")
     assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (50, 10)
     assert receipt["fidelity"] == "step"
+    assert receipt["missed"] is None
     engine.terminate()
     code, _ = run.end()
     assert code == 0, "the server has ended, and so does the meter"

@@ -290,6 +290,15 @@ def test_an_engine_met_in_mid_life_tells_what_was_missed() -> None:
     assert kinds == [EngineEvent, Step], "it rests: nothing is missing now"
 
 
+def test_a_request_that_began_unheard_says_so() -> None:
+    """It counts as opened when the meter came; one that came later is whole."""
+    hello = ["H", 100, "ready", {"engine": "0", "next_seq": 9, "missed_steps": 0}]
+    records = [["O", t, f"r{t}", None, 3, None, None] for t in (40, 60)]
+    _, old, new = Decoder(since_ns=50).decode(packet(0, [hello, *records]))
+    assert old == RequestOpened("0", "r40", 50, prompt_tokens=3, missed="meter_down")
+    assert new == RequestOpened("0", "r60", 60, prompt_tokens=3)
+
+
 def test_a_first_step_later_than_was_said_is_a_gap_since_the_meter_listens() -> None:
     """The step in flight when the engine joined was told to nobody."""
     hello = ["H", 100, "ready", {"engine": "0", "next_seq": 9, "missed_steps": 0}]

@@ -61,7 +61,8 @@ function fill(made, request, most, currency) {
   set(cells[1], request.tenant ?? "–");
   set(cells[3], count(request.prompt_tokens));
   set(cells[4], count(tokens));
-  set(cells[5], energy(request.energy_j));
+  set(cells[5], (request.missed ? "≥ " : "") + energy(request.energy_j));
+  cells[5].title = request.missed ? say("may_miss", say(request.missed)) : "";
   const joules = [request.prefill_j, request.decode_j, request.recompute_j];
   parts.forEach((part, i) => { part.style.width = `${most > 0 ? 100 * joules[i] / most : 0}%`; });
   set(cells[7], tokens ? energy(request.energy_j / tokens, 3) : "–");
@@ -105,7 +106,8 @@ export function facts(receipt) {
     [say("request"), receipt.id],
     [say("model"), receipt.model ?? "–"],
     [say("tenant"), receipt.tenant ?? "–"],
-    [say("energy"), energy(receipt.energy_j, 5)],
+    [say("energy"), (receipt.missed ? "≥ " : "") + energy(receipt.energy_j, 5)],
+    ...(receipt.missed ? [[say("missed"), say("may_miss", say(receipt.missed))]] : []),
     [say("doubt"), energy(receipt.uncertainty_j, 3) + doubt],
     [say("prefill"), energy(receipt.prefill_j)],
     [say("decode"), energy(receipt.decode_j)],
