@@ -251,7 +251,8 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
 @app.command()
 def demo(
     seconds: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds; otherwise with Ctrl-C.")
+        float | None,
+        typer.Option(min=1.0, help="Stop after so many seconds; otherwise with Ctrl-C."),
     ] = None,
     vllm: Annotated[
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")

@@ -511,7 +511,7 @@ class Attributor:
         receipts = self._receipts(engine, requests, bills, final=True)
         for request, bill, receipt in zip(requests, bills, receipts, strict=True):
             self._closed_j += receipt.energy_j
-            self._books.close(receipt, bill.decoded)
+            self._books.close(receipt, bill)
             self._groups.close(receipt, request.opened)
 
     def _so_far(self, engine: str, id: str) -> Receipt | None:

@@ -120,6 +120,7 @@ class Bill:
     undone by the closure. (The last column is the power that a later look would have seen more.)
     ``noise_j2``: variance that intervals cannot resolve, but for direct work's, which is in
     ``own``; ``unlearned``: passes split before the calibration had converged.
+    ``prefilled``: computed tokens of the prompt; ``decoded``: tokens that decoding emitted.
     """
 
     prefill_j: float = 0.0
@@ -129,6 +130,7 @@ class Bill:
     noise_j2: float = 0.0
     unlearned: float = 0.0
     passes: int = 0
+    prefilled: int = 0
     decoded: int = 0
     segment: Segment | None = None
     own: Own | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from meter.attribution import passes
+from meter.attribution.bill import Bill
 from meter.attribution.curve import Ints
 from meter.attribution.settled import Settled
 from meter.model import Account, AccountKey, Quality, Receipt, TenantKey, TokenKey
@@ -55,21 +56,20 @@ class Books:
         self._owed[key] -= paid
         self.tokens[key] += tokens - paid
 
-    def close(self, receipt: Receipt, counted_output: int) -> None:
+    def close(self, receipt: Receipt, bill: Bill) -> None:
         """A request is over: what only its end tells (cached and first tokens, its tenant)."""
         engine, model = receipt.engine, receipt.model or ""
         if receipt.cached_tokens:
             self.count(TokenKey(engine, model, "input_cached"), receipt.cached_tokens)
         if receipt.completion_tokens is not None:
-            missing = receipt.completion_tokens - counted_output
+            missing = receipt.completion_tokens - bill.decoded
             self.count(TokenKey(engine, model, "output"), missing)
         if receipt.tenant is not None:
             tenant = receipt.tenant
             self.tenant_energy_j[TenantKey(tenant, model)] += receipt.energy_j
-            cached = receipt.cached_tokens or 0
             for token_type, tokens in (
-                ("input", max(0, (receipt.prompt_tokens or 0) - cached)),
-                ("input_cached", cached),
+                ("input", bill.prefilled),
+                ("input_cached", receipt.cached_tokens),
                 ("output", receipt.completion_tokens),
             ):
                 if tokens:

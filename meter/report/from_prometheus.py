@@ -147,7 +147,8 @@ class _Server:
             error.close()
             raise PrometheusError(f"{self._url} answers {error.code}: {said:.300}") from error
         except (OSError, ValueError, KeyError) as error:
-            raise PrometheusError(f"no Prometheus answers at {self._url} ({error})") from error
+            reason = getattr(error, "reason", error)
+            raise PrometheusError(f"no Prometheus answers at {self._url} ({reason})") from error
 
 
 def _summed(rows: Iterable[tuple[Labels, float]], label: str) -> dict[str, float]:

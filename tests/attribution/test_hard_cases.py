@@ -235,8 +235,25 @@ def test_n_is_one_receipt_with_children() -> None:
     s = core.snapshot()
     assert s.requests == {("0", "m", "stop"): 1}
     assert (s.receipts_open, s.receipts_closed) == (0, 1)
-    # A token's type is the same word for the model and for its tenant.
-    tokens = {"input": 10, "input_cached": 8, "output": 12}
+
+
+def test_a_tenants_tokens_are_its_models() -> None:
+    """Of one type: computed, not the whole prompt; found in the cache; emitted. A prompt of which
+    half was computed when the client left counts for that half."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    for name in ("a", "b"):
+        core.feed(RequestOpened("0", name, 1_000_000_000, tenant="acme"))
+    work = (Work("a", 10, 8, Phase.PREFILL), Work("b", 50, 0, Phase.PREFILL))
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_100_000_000, work))
+    work = (Work("a", 1, 18, Phase.DECODE), Work("b", 6, 50, Phase.RECOMPUTE))
+    core.feed(Step("0", 0, 1, 1_100_000_000, 1_150_000_000, work))
+    core.feed(RequestClosed("0", "a", 1_150_000_001, "stop", 18, 8, 2))
+    core.feed(RequestClosed("0", "b", 1_150_000_002, "abort", 100, None, 0))
+    core.feed(Reading("GPU-0", 1_200_000_000, 30_000_000))
+    core.finish()
+    s = core.snapshot()
+    tokens = {"input": 60, "input_cached": 8, "output": 2}
     assert {key.token_type: n for key, n in s.tokens.items()} == tokens
     assert {kind: n for (_, _, kind), n in s.tenant_tokens.items()} == tokens
 

@@ -103,6 +103,14 @@ def _interrupt_and_wait() -> None:
     time.sleep(5)
 
 
+def test_a_time_below_a_second_is_refused() -> None:
+    """Nothing could be seen of it."""
+    command = [sys.executable, "-m", "meter.cli", "demo", "--seconds", "-5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--seconds" in done.stderr
+
+
 def test_a_taken_port_is_not_chosen() -> None:
     """Then any free one is."""
     with socket.socket() as taken:

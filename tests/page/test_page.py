@@ -257,6 +257,15 @@ def test_a_phone_shows_all_of_it(show, meter):
     expect(page.locator("#running tr").first.locator("td").nth(3)).to_be_hidden()
 
 
+def test_on_a_phone_names_show_what_tells_them_apart(show, meter):
+    """Without the words that all of them begin with."""
+    page = show(meter, **PHONE)
+    name = page.locator("#running button").first
+    expect(name).to_contain_text("chatcmpl-")  # there, though not seen
+    assert not name.inner_text().startswith("chatcmpl-")
+    assert name.inner_text().strip()
+
+
 def test_who_cannot_see_or_point_gets_it_too(show, meter):
     """Landmarks, names for everything that can be pressed or is drawn; little is announced."""
     page = show(meter)

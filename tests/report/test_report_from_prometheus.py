@@ -62,7 +62,7 @@ def test_a_window_with_nothing_in_it_is_an_error(server):
 
 def test_nobody_there_is_an_error():
     """No traceback."""
-    with pytest.raises(make.ReportError, match="no Prometheus answers"):
+    with pytest.raises(make.ReportError, match=r"no Prometheus answers at \S+ \(\[Errno 111\]"):
         make.from_prometheus("http://127.0.0.1:9", *make.window("-1h", "now"))
 
 

@@ -32,6 +32,8 @@ function makeRow(kind, open) {
   const button = cells[0].appendChild(document.createElement("button"));
   button.type = "button";
   button.addEventListener("click", () => open(row.dataset.id));
+  const [prefix, name] = [0, 1].map(() => button.appendChild(document.createElement("span")));
+  prefix.className = "less";
   const key = kind === "running" ? cells[2].appendChild(document.createElement("span")) : null;
   if (key) key.className = "key";
   const label = cells[2].appendChild(document.createElement("span"));
@@ -42,7 +44,7 @@ function makeRow(kind, open) {
     part.style.background = `var(--${name})`;
     return part;
   });
-  return { row, cells, button, key, label, parts };
+  return { row, cells, prefix, name, key, label, parts };
 }
 
 function set(element, text) {
@@ -50,11 +52,14 @@ function set(element, text) {
 }
 
 function fill(made, request, most, currency) {
-  const { row, cells, button, key, label, parts } = made;
+  const { row, cells, prefix, name, key, label, parts } = made;
   const running = "progress" in request;
   const tokens = running ? request.output_tokens : request.completion_tokens;
   row.dataset.id = request.id;
-  set(button, request.id);
+  // "chatcmpl-" says nothing: on a phone the end of the name is what tells requests apart.
+  const lead = /^(chat)?cmpl-/.exec(request.id)?.[0] ?? "";
+  set(prefix, lead);
+  set(name, request.id.slice(lead.length));
   row.title = [request.tenant, request.model].filter(Boolean).join(" · ");
   set(label, running ? say(request.progress) : request.reason ?? "–");
   if (key) key.style.background = `var(--${request.progress})`;
