@@ -334,11 +334,21 @@ def report(
         str | None, typer.Option(metavar="URL", help="A Prometheus that scrapes meters, instead.")
     ] = None,
     start: Annotated[
-        str, typer.Option("--from", help="From when: 2026-11-25T08:00Z, or -24h before --to.")
-    ] = "-24h",
+        str | None,
+        typer.Option(
+            "--from",
+            help="With --prometheus: from when, 2026-11-25T08:00Z, or -24h before --to.",
+            show_default="-24h",
+        ),
+    ] = None,
     end: Annotated[
-        str, typer.Option("--to", help="Until when: a time like --from, or now.")
-    ] = "now",
+        str | None,
+        typer.Option(
+            "--to",
+            help="With --prometheus: until when, a time like --from, or now.",
+            show_default="now",
+        ),
+    ] = None,
     config: ConfigFile = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, and write no page.")
@@ -352,11 +362,17 @@ def report(
 
     if (trace is None) == (prometheus is None):
         _fail("report: give a TRACE or --prometheus URL, one of the two")
+    if trace is not None and (start or end):
+        _fail("report: a TRACE is told as a whole: leave out --from and --to")
+    if prometheus is not None and config is not None:
+        _fail("report: what Prometheus has is priced already: leave out --config")
     try:
         if trace is not None:
             made = make.from_trace(trace, make.Tariff(**_settings(config, {}).pricing.model_dump()))
         else:
-            made = make.from_prometheus(prometheus or "", *make.window(start, end))
+            made = make.from_prometheus(
+                prometheus or "", *make.window(start or "-24h", end or "now")
+            )
         if as_json:
             print(make.to_json(made))
             return

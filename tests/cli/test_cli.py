@@ -349,3 +349,20 @@ def test_record_without_a_trace_or_a_command_is_refused(call, tmp_path, words):
     assert ended.exit_code == 2
     assert "give TRACE -- CMD" in ended.stderr
     assert command.read_text() == "exit 0"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["TRACE", "--from", "-5m"], "a TRACE is told as a whole"),
+        (["TRACE", "--to", "now"], "a TRACE is told as a whole"),
+        (["--prometheus", "http://x", "--config", "TRACE"], "is priced already"),
+        (["TRACE", "--prometheus", "http://x"], "one of the two"),
+        ([], "one of the two"),
+    ],
+)
+def test_what_a_report_has_no_use_for_is_refused(call, trace, words, said):
+    """Rather than passed over: the page would be of another time than was asked for."""
+    ended = call("report", *(str(trace) if word == "TRACE" else word for word in words))
+    assert ended.exit_code == 2
+    assert said in ended.stderr
