@@ -63,8 +63,24 @@ def promises(found: Findings) -> tuple[Promise, ...]:
         _repeated(found),
         _floor(found.devices),
         _zeus(found.zeus),
-        *_prices(found.price),
+        *prices(found.price),
     )
+
+
+def prices(one: Price | None) -> tuple[Promise, ...]:
+    """What metering costs the server."""
+    unknown = "not measured: --pairs 6 starts the server with and without the meter in turn"
+    lost = slower = None
+    if one is not None:
+        ratio = one.throughput
+        lost = Ratio(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+        slower = Ratio(*(value - 1 for value in one.itl_p99))
+    return (
+        _surely("throughput", "metering costs no throughput", lost, _THROUGHPUT_MAX, unknown,
+                f"{one.bare_tokens_per_s:,.0f} tokens/s bare, {one.pairs} pairs" if one else ""),
+        _surely("latency", "metering makes the slowest tokens no slower (99th percentile)", slower,
+                _ITL_MAX, unknown, f"{_ms(one.bare_itl_p99_s)} bare" if one else ""),
+    )  # fmt: skip
 
 
 def exit_code(kept: Sequence[Promise]) -> int:
@@ -239,21 +255,6 @@ def _zeus(one: Beside | None) -> Promise:
         if one
         else "Zeus is not installed here (pip install zeus), or sees other GPUs",
     )
-
-
-def _prices(one: Price | None) -> tuple[Promise, ...]:
-    unknown = "not measured: --pairs 6 starts the server with and without the meter in turn"
-    lost = slower = None
-    if one is not None:
-        ratio = one.throughput
-        lost = Ratio(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
-        slower = Ratio(*(value - 1 for value in one.itl_p99))
-    return (
-        _surely("throughput", "metering costs no throughput", lost, _THROUGHPUT_MAX, unknown,
-                f"{one.bare_tokens_per_s:,.0f} tokens/s bare, {one.pairs} pairs" if one else ""),
-        _surely("latency", "metering makes the slowest tokens no slower (99th percentile)", slower,
-                _ITL_MAX, unknown, f"{_ms(one.bare_itl_p99_s)} bare" if one else ""),
-    )  # fmt: skip
 
 
 def _surely(

@@ -80,6 +80,8 @@ def _load(
     where it cannot be compared."""
     if receipt.completion_tokens is None or receipt.energy_j <= 0 or len(receipt.requests) != 1:
         return None
+    if receipt.recompute_j:  # it was preempted: that is another load
+        return None
     found = presences.get((receipt.engine, receipt.requests[0]))
     if found is None or not found.steps or not _took_ns(receipt):
         return None

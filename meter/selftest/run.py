@@ -14,7 +14,7 @@ from meter.selftest.promises import Promise, exit_code, promises
 from meter.selftest.stage import of_command, of_demo, of_server, of_trace
 from meter.selftest.text import to_text
 
-__all__ = ["SelftestError", "of_command", "of_demo", "of_server", "of_trace", "show"]
+__all__ = ["SelftestError", "of_command", "of_demo", "of_server", "of_trace", "price_json", "show"]
 
 
 def show(found: Findings, json_out: Path | None = None, html_out: Path | None = None) -> int:
@@ -35,12 +35,13 @@ def to_json(found: Findings, kept: tuple[Promise, ...]) -> dict[str, Any]:
         "devices": [_device(device) for device in found.devices],
         "repeats": found.repeats and found.repeats._asdict(),
         "zeus": found.zeus and found.zeus._asdict(),
-        "price": found.price and _price(found.price),
+        "price": found.price and price_json(found.price),
     }
     return {"promises": judged, "exit_code": exit_code(kept), **told}
 
 
-def _price(one: Price) -> dict[str, Any]:
+def price_json(one: Price) -> dict[str, Any]:
+    """What metering costs, with names."""
     ratios = {"throughput": one.throughput._asdict(), "itl_p99": one.itl_p99._asdict()}
     return {**one._asdict(), **ratios}
 

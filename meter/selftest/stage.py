@@ -4,12 +4,13 @@ demo's simulated card."""
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ from meter.demo import process, stage
 from meter.selftest import zeus
 from meter.selftest.findings import Findings, SelftestError, find
 from meter.selftest.load import Load, LoadError, Size
-from meter.selftest.price import Price, Run, order, price
+from meter.selftest.price import Run, order, price
 from meter.selftest.server import Server, url_of
 from meter.selftest.steady import Streams
 from meter.trace import TraceError, read_trace
@@ -85,13 +86,31 @@ def _judge(
             _play_on(server.url, meter, model, seconds, size)
         cpu_share = (_cpu_s(life) - before_s) / (time.monotonic() - start_s)
     found = of_trace(trace, opened.closed)
-    return replace(found, meter_cpu_share=cpu_share, price=_price(server, model, pairs, size))
+    priced = price(play_pairs(server, model, pairs, size))
+    return replace(found, meter_cpu_share=cpu_share, price=priced)
 
 
-def _price(server: Server, model: str | None, pairs: int, size: Size | None) -> Price | None:
-    """Metered and bare lives of the server in turn, each under the same streams."""
+def play_pairs(
+    server: Server,
+    model: str | None,
+    pairs: int,
+    size: Size | None,
+    done: int = 0,
+    keep: Callable[[Run], None] = lambda run: None,
+    until_s: float = math.inf,
+) -> list[Run]:
+    """Metered and bare lives of the server in turn, each under the same streams.
+
+    ``done``: runs that an earlier call has played; ``keep``: gets each when it is there;
+    ``until_s``: no life is begun that would last longer, by the longest so far (monotonic).
+    Raises ``SelftestError``.
+    """
     runs: list[Run] = []
-    for metered, same in groupby(order(pairs)):
+    longest_s = 0.0
+    for metered, same in groupby(order(pairs)[done:]):
+        start_s = time.monotonic()
+        if start_s + longest_s > until_s:
+            break
         with server.metered() if metered else server.bare():
             served = _served(server.url)
             chosen = size or _size(served)
@@ -100,7 +119,9 @@ def _price(server: Server, model: str | None, pairs: int, size: Size | None) -> 
             for _ in same:
                 print(f"streams, {'metered' if metered else 'bare'} …", file=sys.stderr)
                 runs.append(_broken_off(streams.run(metered, _PAIR_S)))
-    return price(runs)
+                keep(runs[-1])
+        longest_s = max(longest_s, time.monotonic() - start_s)
+    return runs
 
 
 def _cpu_s(life: subprocess.Popen[bytes]) -> float:

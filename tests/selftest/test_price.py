@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meter.selftest.price import Price, Ratio, Run, Slot, order, price
-from meter.selftest.promises import Verdict, _prices
+from meter.selftest.promises import Verdict, prices
 from meter.selftest.steady import cut
 
 SLOTS, STREAMS, STEPS = 20, 2, 50
@@ -79,12 +79,12 @@ def test_too_few_pairs_say_nothing():
 def test_a_verdict_needs_the_whole_interval(low, high, verdict):
     """0.5 % may be lost: an interval across that is no answer, and says what to do."""
     one = Price(6, Ratio((low + high) / 2, low, high), Ratio(1.0, 0.999, 1.005), 1000.0, 0.01)
-    throughput, latency = _prices(one)
+    throughput, latency = prices(one)
     assert throughput.verdict is verdict
     assert latency.verdict is Verdict.PASS
     assert ("more --pairs" in throughput.note) == (verdict is Verdict.UNKNOWN)
     assert f"{100 * (1 - high):+.2f} %" in throughput.note
-    assert [p.verdict for p in _prices(None)] == [Verdict.UNKNOWN] * 2
+    assert [p.verdict for p in prices(None)] == [Verdict.UNKNOWN] * 2
 
 
 def test_tokens_are_cut_into_slots():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meter.model import Phase, RequestClosed, Step, Work
@@ -103,7 +105,9 @@ def test_who_took_longer_was_under_another_load():
 
 
 def test_what_is_not_known_is_not_compared():
-    """No presence, none; no joules, none."""
+    """No presence, none; no joules, none; and who was preempted had another load."""
     many = alike([10.0] * 8)
+    preempted = [replace(one, recompute_j=1.0) for one in many]
+    assert repeats(preempted, shared(many, 5.0)) is None
     assert repeats(many, {}) is None
     assert repeats(alike([0.0] * 8), shared(many, 5.0)) is None

@@ -1,0 +1,265 @@
+"""Everything that a GPU host can show of this meter, in stages: see README.md beside this file.
+
+python3 evidence.py OUT [--stage look|selftest|pairs|report] … -- vllm serve MODEL …
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from meter import __version__
+from meter.demo.card_source import CARD_VARIABLE
+from meter.selftest import run as selftest
+from meter.selftest.price import Price, Run, Slot, order, price
+from meter.selftest.promises import Promise, prices
+from meter.selftest.server import Server, url_of
+from meter.selftest.stage import play_pairs
+from meter.selftest.text import limit, value
+
+STAGES = ("look", "selftest", "pairs", "report")
+_TRACE = "trace.jsonl.zst"
+_RUNS = "runs.jsonl.gz"
+_PACKAGES = ("joulemeter", "vllm", "torch", "transformers", "zeus", "nvidia-ml-py")
+_QUERY = (
+    "name,driver_version,vbios_version,power.limit,clocks.max.sm,clocks.max.mem,persistence_mode"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages that were named, or all; 0 where each could be run."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    place = words.index("--") if "--" in words else len(words)
+    options, command = _parser().parse_args(words[:place]), words[place + 1 :]
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    stages = options.stage or list(STAGES)
+    if not command and {"selftest", "pairs"} & set(stages):
+        print("evidence: after -- name the command that serves, as in the README", file=sys.stderr)
+        return 2
+    for stage in stages:
+        print(f"--- {stage}", flush=True)
+        start_s = time.monotonic()
+        if stage == "look":
+            _look(out, command)
+        elif stage == "selftest":
+            _selftest(out, command, options.seconds)
+        elif stage == "pairs":
+            _pairs(out, command, options.pairs, start_s + 60 * options.minutes)
+        else:
+            _report(out)
+        print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
+    return 0
+
+
+def _look(out: Path, command: Sequence[str]) -> None:
+    """In a process of its own: its context on the GPU must be gone when the server starts."""
+    program = [sys.executable, str(Path(__file__).with_name("look.py"))]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
+    found = {"host": host(command), **json.loads(done.stdout)}
+    _write(out / "look.json", found)
+    print(json.dumps(found, indent=1))
+
+
+def host(command: Sequence[str]) -> dict[str, Any]:
+    """Date, card, driver, versions and the command: what each figure has to carry."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "card": _nvidia_smi(),
+        "simulated": CARD_VARIABLE in os.environ,
+        "python": platform.python_version(),
+        "versions": {"joulemeter": __version__, **versions},
+        "command": shlex.join(command),
+    }
+
+
+def _nvidia_smi() -> dict[str, str] | None:
+    query = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return None
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    first = done.stdout.splitlines()[:1]
+    return dict(zip(_QUERY.split(","), first[0].split(", "), strict=True)) if first else None
+
+
+def _selftest(out: Path, command: Sequence[str], seconds: float) -> None:
+    trace = out / _TRACE
+    found = selftest.of_command(command, None, None, seconds, trace)
+    text = out / "selftest.txt"
+    with text.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        selftest.show(found, out / "selftest.json", out / "selftest.html")
+    print(text.read_text(encoding="utf-8"))
+    facts = {
+        **host(command),
+        "seconds": found.seconds,
+        "requests": found.requests,
+        "quality": found.quality,
+        "sha256": hashlib.sha256(trace.read_bytes()).hexdigest(),
+    }
+    _write(out / "trace.meta.json", facts)
+
+
+def _pairs(out: Path, command: Sequence[str], pairs: int, until_s: float) -> None:
+    """Goes on where an earlier call stopped, and stops before its time is over."""
+    kept = out / _RUNS
+    done = _runs(kept)
+
+    def keep(run: Run) -> None:
+        with gzip.open(kept, "at", encoding="utf-8") as file:
+            file.write(json.dumps(run) + "\n")
+
+    server = Server(command, url_of(command), os.environ)
+    play_pairs(server, None, pairs, None, len(done), keep, until_s)
+    done = _runs(kept)
+    print(f"{len(done)} of {len(order(pairs))} runs are there")
+    for one in prices(price(done)):
+        print(f"{one.verdict}: {one.says}: {one.note}")
+
+
+def _runs(path: Path) -> list[Run]:
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [
+        Run(metered, tuple(Slot(tokens, tuple(gaps)) for tokens, gaps in slots))
+        for metered, slots in lines
+    ]
+
+
+def _report(out: Path) -> None:
+    """``results.json``, ``results.md`` and the plots, of what is there."""
+    parts = {
+        name: json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("look", "selftest")
+        if (out / f"{name}.json").exists()
+    }
+    meta = out / "trace.meta.json"
+    facts = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else None
+    facts = facts or parts.get("look", {}).get("host", {})
+    priced = price(_runs(out / _RUNS))
+    told = table(facts, parts.get("look"), parts.get("selftest"), priced)
+    as_json = None if priced is None else selftest.price_json(priced)
+    _write(out / "results.json", {"host": facts, **parts, "price": as_json})
+    (out / "results.md").write_text(told, encoding="utf-8")
+    print(told)
+    page = out / "selftest.html"
+    if page.exists():
+        for number, plot in enumerate(plots(page.read_text(encoding="utf-8")), start=1):
+            (out / f"plot-{number}.svg").write_text(plot, encoding="utf-8")
+
+
+def plots(page: str) -> list[str]:
+    """Each plot of a page, with the page's colours in it."""
+    style = re.findall(r"<style>.*?</style>", page, re.DOTALL)[0]
+    found = []
+    for plot in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        head, rest = plot.split(">", 1)
+        found.append(f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n')
+    return found
+
+
+Json = dict[str, Any]
+
+
+def table(facts: Json, looked: Json | None, tested: Json | None, priced: Price | None) -> str:
+    """Markdown: where, when and how, then each figure with its limit."""
+    card = (facts.get("card") or {}).get("name") or "simulated card"
+    versions = ", ".join(f"{name} {value}" for name, value in facts.get("versions", {}).items())
+    driver = (facts.get("card") or {}).get("driver_version", "none")
+    rows = ["| what | figure | limit | |", "|---|---|---|---|"]
+    rows += [f"| {name} | {value} | | |" for name, value in _looked(looked)]
+    ours = [Promise(**{k: v for k, v in p.items() if k != "verdict"}) for p in _promises(tested)]
+    if priced is not None:
+        ours = [one for one in ours if one.id not in {p.id for p in prices(priced)}]
+        ours += prices(priced)
+    rows += [f"| {p.says}: {p.note} | {value(p)} | {limit(p)} | {p.verdict} |" for p in ours]
+    return "\n".join(
+        (
+            f"{card}, {facts.get('date')}{', simulated' if facts.get('simulated') else ''}; driver "
+            f"{driver}; {versions}; `{facts.get('command')}`",
+            "",
+            *rows,
+            *_tokens(tested),
+            "",
+        )
+    )
+
+
+def _promises(tested: Json | None) -> list[Json]:
+    return list((tested or {}).get("promises", []))
+
+
+def _looked(looked: Json | None) -> list[tuple[str, str]]:
+    if looked is None:
+        return []
+    call, energy, square = looked["call_us"], looked["energy_call_us"], looked["square"]
+    rows = [
+        ("one call, counter and power", f"{call['median']:.0f} µs (p99 {call['p99']:.0f})"),
+        ("one call, counter alone", f"{energy['median']:.0f} µs (p99 {energy['p99']:.0f})"),
+        ("the counter moves every", f"{1e3 * looked['tick_s']:.2f} ms"),
+        ("idle, bare", f"{looked['bare_idle_w']:.1f} W"),
+    ]
+    if square is not None:
+        rows += [
+            ("idle, with a context", f"{looked['context_idle_w']:.1f} W"),
+            (
+                "a square load as long as the tick, by where in the tick it begins: the most less "
+                "the least, of the mean",
+                f"{100 * square['swing']:.2f} %",
+            ),
+        ]
+    return rows
+
+
+def _tokens(tested: Json | None) -> list[str]:
+    rows = []
+    for device in (tested or {}).get("devices", []):
+        for kind, read in (("decode", "context"), ("prefill", "prompt")):
+            rows += ["", f"| {kind}, requests | {read} | J a token | floor |", "|---|---|---|---|"]
+            for row in device[kind]:
+                floor = "" if row["floor_j"] is None else f"{row['floor_j']:.3g}"
+                told = f"{row['batch']:.1f} | {row[read]:.0f} | {row['token_j']:.3g}"
+                rows.append(f"| {told} | {floor} |")
+    return rows
+
+
+def _write(path: Path, what: object) -> None:
+    path.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage = "evidence.py OUT [options] -- CMD…"
+    parser = argparse.ArgumentParser(usage=usage, description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for all that is found")
+    parser.add_argument("--stage", action="append", choices=STAGES, help="only this (repeatable)")
+    parser.add_argument("--seconds", type=float, default=240.0, help="of the designed load")
+    parser.add_argument("--pairs", type=int, default=6, help="metered and bare, in turn")
+    parser.add_argument(
+        "--minutes", type=float, default=8.5, help="that one call of pairs may take"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The one command for a GPU host, on the simulated card: every stage, and where it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meter.demo import process, stage
+from meter.selftest.price import Run, Slot
+from meter.trace import read_trace
+from tests.grafana.promql import ROOT
+
+FOLDER = ROOT / "deploy" / "gpu-evidence"
+# The real sizes are for a GPU; the demo's engine holds less, and a test has less time.
+SMALL = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import evidence
+from meter.selftest import stage, steady
+from meter.selftest.load import Size
+stage._size = lambda served: Size(1, 1, 1.0, 4, 9000, 1, 2)
+stage._PAIR_S, steady._WARM_S = 0.5, 0.1
+sys.exit(evidence.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    """A simulated card whose NVML any program finds, and what serves on it."""
+    folder = tmp_path_factory.mktemp("evidence")
+    made = stage.simulated(folder, process.free_port())
+    library = Path(made.options[-1])
+    environ = {
+        **os.environ,
+        **made.environment,
+        "LD_LIBRARY_PATH": str(library.parent),
+        "JOULEMETER_POWER__SOURCE": "nvml",
+        "JOULEMETER_POWER__NVML_LIBRARY": str(library),
+        "JOULEMETER_CALIBRATION__REMEMBER": "false",
+    }
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", SMALL, str(folder / "out"), *words, "--", *made.command],
+            env=environ, capture_output=True, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return folder / "out", run
+
+
+def test_look_and_selftest_leave_what_a_reader_needs(rig):
+    """The card before any server; the judged load; a trace that can be read, with its facts."""
+    out, run = rig
+    run("--stage", "look", "--stage", "selftest", "--seconds", "1")
+    looked = json.loads((out / "look.json").read_text())
+    assert looked["tick_s"] == pytest.approx(0.1, rel=0.05)
+    assert looked["call_us"]["median"] > 0
+    assert looked["bare_idle_w"] == pytest.approx(70.0, rel=0.02)
+    assert looked["context_idle_w"] == pytest.approx(115.0, rel=0.02)
+    assert len(looked["square"]["by_phase_j"]) == 8
+    assert 0 <= looked["square"]["swing"] < 0.2
+    facts = json.loads((out / "trace.meta.json").read_text())
+    trace = out / "trace.jsonl.zst"
+    assert facts["sha256"] == hashlib.sha256(trace.read_bytes()).hexdigest()
+    assert facts["simulated"] is True and facts["quality"] == "simulated"
+    assert "meter.demo.serve" in facts["command"] and facts["versions"]["joulemeter"]
+    assert len(read_trace(trace).events) > 100
+    assert json.loads((out / "selftest.json").read_text())["requests"] > 10
+
+
+def test_pairs_go_on_where_they_stopped(rig):
+    """A call whose time is over plays one life; the next ones play the rest, and no run twice."""
+    _, run = rig
+    said = run("--stage", "pairs", "--pairs", "4", "--minutes", "0.001")
+    assert "1 of 8 runs are there" in said
+    said = run("--stage", "pairs", "--pairs", "4", "--minutes", "5")
+    assert "8 of 8 runs are there" in said
+    assert "between" in said
+    assert "8 of 8 runs are there" in run("--stage", "pairs", "--pairs", "4")
+
+
+def test_the_report_holds_all_of_it(rig):
+    """A table with date, versions and command; every promise once; plots that stand alone."""
+    out, run = rig
+    run("--stage", "report")
+    told = json.loads((out / "results.json").read_text())
+    assert {"host", "look", "selftest", "price"} <= set(told)
+    table = (out / "results.md").read_text()
+    for words in ("simulated", told["host"]["date"], "meter.demo.serve", "idle, bare", "J a token"):
+        assert words in table
+    for promise in told["selftest"]["promises"]:
+        assert table.count(f"| {promise['says']}") == 1
+    plots = sorted(out.glob("plot-*.svg"))
+    assert len(plots) >= 1
+    assert all('xmlns="http://www.w3.org/2000/svg"' in plot.read_text() for plot in plots)
+
+
+def test_its_page_names_every_stage():
+    """And no option that is not there."""
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    usage = subprocess.run(
+        [sys.executable, str(FOLDER / "evidence.py"), "--help"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    for stage_ in ("look", "selftest", "pairs", "report"):
+        assert f"`{stage_}`" in page and stage_ in usage
+    assert "--stage" in usage
+
+
+def test_without_a_command_it_says_so(tmp_path):
+    """Only look and report need none."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "evidence.py"), str(tmp_path), "--stage", "selftest"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "after -- name the command" in done.stderr
+
+
+def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):
+    """What is appended by one call is what the next one reads."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    runs = [Run(metered, (Slot(3, (0.01, 0.02)), Slot(0, ()))) for metered in (True, False)]
+    left = iter(runs)
+    monkeypatch.setattr(evidence, "play_pairs", lambda *said: said[-2](next(left)))
+    evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    assert evidence._runs(tmp_path / "runs.jsonl.gz") == runs
