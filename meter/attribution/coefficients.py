@@ -80,9 +80,10 @@ def with_experts(prior: Prior) -> Prior:
 def roofline_prior(engine: Engine, device: Device, shards: int = 1) -> Prior:
     """Coefficients from the model's and the card's data sheets, each right within about 1.4.
 
-    The formulas and their check against published figures: DESIGN section 5. A mixture's experts
-    hold ``(params − active) / (1 − active/total)`` of its parameters; reading them all is ``e``,
-    reading the rest is in ``F``.
+    The formulas: DESIGN section 5. Checked against published figures for 8B models on one H100
+    (ML.ENERGY leaderboard, version 3) alone, not yet against a trace of our own (``tests/data``).
+    A mixture's experts hold ``(params − active) / (1 − active/total)`` of its parameters; reading
+    them all is ``e``, reading the rest is in ``F``.
 
     ``shards``: devices that share the engine's work; each carries an equal part. Returns
     ``GENERIC`` where a fact is missing.

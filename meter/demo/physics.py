@@ -7,6 +7,11 @@ apart from it on the joules.
 As the joules are additive but for the fixed part, each request's **true Shapley value** is known
 at once: equal parts of what any request alone would cause, and its own. Static power over the step
 belongs to whoever makes the step longer, in proportion to the seconds.
+
+Where the figures come from: no trace of ours. They are chosen so that output tokens cost what the
+ML.ENERGY leaderboard (version 3, vLLM 0.11.1, Llama-3.1-8B in bf16 on one H100) measured at batches
+of 8 to 256, with static power as published for that card with a context. A trace of a real card in
+``tests/data`` takes their place (``deploy/gpu-evidence``).
 """
 
 from __future__ import annotations
