@@ -26,6 +26,8 @@ DOUBTED = SIZE + 1
 _ROUNDS = 8
 _STILL = 1e-4
 _PRESENT = 1e-9
+#: The least power of intervals, but for a few whose edges are off; and how far off it may be.
+_LEAST, _ABOVE_LEAST = 0.02, 1.1
 _FLAT = 1e-12
 _TUKEY = 4.685
 #: Standard deviation of the prior relative to its value: firm, loose, hardly there.
@@ -153,8 +155,9 @@ def fit_rows(
         if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
             best = found if best is None else found._replace(loss=best.loss)
     assert best is not None
+    theta = Coefficients(*(float(v) for v in best.theta))
     return Fit(
-        coefficients=Coefficients(*(float(v) for v in best.theta)),
+        coefficients=theta._replace(static_w=min(theta.static_w, _most_static_w(rows))),
         covariance=best.covariance,
         noise=best.noise,
         intervals=len(rows.energy_j),
@@ -165,6 +168,16 @@ def fit_rows(
         drift=best.drift,
         taught=tuple((rows.features > _PRESENT).sum(axis=0).tolist()),
     )
+
+
+def _most_static_w(rows: Rows) -> float:
+    """Static power always flows: it is not above what intervals of the least power drew.
+
+    An engine that is always busy shows static power only in gaps of microseconds: there the fit
+    took thousands of watts, and their idle with it.
+    """
+    seconds = np.maximum(rows.features[:, 0] + rows.run_s, 1e-9)
+    return _ABOVE_LEAST * float(np.quantile(rows.energy_j / seconds, _LEAST))
 
 
 class _Solution(NamedTuple):
