@@ -434,6 +434,10 @@ def selftest(
     """
     from meter.selftest import run as room
 
+    if demo and (command or url or trace):
+        _fail("selftest: --demo brings its own server; leave out CMD, --url and --trace")
+    if pairs and not (demo or command):
+        _fail("selftest: --pairs starts the server itself; give -- CMD or --demo")
     try:
         if demo:
             found = room.of_demo(seconds, pairs)

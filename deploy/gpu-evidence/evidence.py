@@ -53,18 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not command and {"selftest", "pairs"} & set(stages):
         print("evidence: after -- name the command that serves, as in the README", file=sys.stderr)
         return 2
-    for stage in stages:
-        print(f"--- {stage}", flush=True)
-        start_s = time.monotonic()
-        if stage == "look":
-            _look(out, command)
-        elif stage == "selftest":
-            _selftest(out, command, options.seconds)
-        elif stage == "pairs":
-            _pairs(out, command, options.pairs, start_s + 60 * options.minutes)
-        else:
-            _report(out)
-        print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
+    try:
+        for stage in stages:
+            print(f"--- {stage}", flush=True)
+            start_s = time.monotonic()
+            if stage == "look":
+                _look(out, command)
+            elif stage == "selftest":
+                _selftest(out, command, options.seconds)
+            elif stage == "pairs":
+                _pairs(out, command, options.pairs, start_s + 60 * options.minutes)
+            else:
+                _report(out)
+            print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
+    except (selftest.SelftestError, subprocess.CalledProcessError) as error:
+        print(f"evidence: {stage}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -98,8 +102,10 @@ def _nvidia_smi() -> dict[str, str] | None:
     if shutil.which(query[0]) is None:
         return None
     done = subprocess.run(query, capture_output=True, text=True, check=False)
-    first = done.stdout.splitlines()[:1]
-    return dict(zip(_QUERY.split(","), first[0].split(", "), strict=True)) if first else None
+    names, values = _QUERY.split(","), done.stdout.partition("\n")[0].split(", ")
+    if done.returncode or len(values) != len(names):
+        return None
+    return dict(zip(names, values, strict=True))
 
 
 def _selftest(out: Path, command: Sequence[str], seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from meter.demo.stage import Stage
 
@@ -121,15 +124,28 @@ def tethered(words: Sequence[str], environ: Mapping[str, str], out: int) -> subp
     )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End what was ``tethered`` in order; by force where that takes too long."""
+def end(process: subprocess.Popen[bytes], seconds: float = _STOP_S) -> None:
+    """End what was ``tethered`` in order, and whatever it has started; by force where that takes
+    longer than ``seconds``. A server's workers may outlive it, and hold a card's memory."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    if not wait_until(lambda: not _group(process.pid), max(0.0, deadline - time.monotonic())):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _group(leader: int) -> list[int]:
+    """Who still runs in a process group."""
+    found = []
+    for one in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(one.pid) == leader and one.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(one.pid)
+    return found
 
 
 def wait_until(true: Callable[[], bool], seconds: float, pause_s: float = 0.1) -> bool:

@@ -83,7 +83,7 @@ def told(counter: Counter) -> list[tuple[str, str]]:
         ("later than what was drawn by", counter.delay_s, "s"),
         ("smeared over", counter.smear_s, "s"),
         ("one reading takes", counter.call_s, "s"),
-        ("idle before the server had the card", counter.bare_w, "W"),
+        ("least idle before the first step", counter.bare_w, "W"),
         ("idle with the server on it", counter.idle_w, "W"),
     ]
     return [(name, quantity(value, unit, 3)) for name, value, unit in rows if value is not None]

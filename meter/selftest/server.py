@@ -13,6 +13,8 @@ from meter.selftest.findings import SelftestError
 
 #: A large model is loaded, compiled and captured.
 _START_S = 1800.0
+#: A large server ends slowly, and its meter closes the record after it.
+_STOP_S = 90.0
 _STDERR = 2
 _EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
 
@@ -47,7 +49,7 @@ class Server:
             self._wait_for(life)
             yield life
         finally:
-            process.end(life)
+            process.end(life, _STOP_S)
 
     def _wait_for(self, life: subprocess.Popen[bytes]) -> None:
         """Until the server lists its models."""

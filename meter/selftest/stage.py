@@ -71,6 +71,8 @@ def of_command(
     record; ``pairs``: how often it is started with and without the meter in turn (``price``). What
     server and meter say goes to stderr.
     """
+    if trace is not None and not trace.parent.is_dir():
+        raise SelftestError(f"--trace {trace}: there is no folder {trace.parent}; make it first")
     server = Server(command, (url or url_of(command)).rstrip("/"), os.environ)
     with tempfile.TemporaryDirectory(prefix="joulemeter-selftest-") as name:
         return _judge(server, model, seconds, trace or Path(name) / _TRACE, pairs, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from meter.export.figures import quantity
 from meter.model import Device, Engine, Phase, Quality, Reading, RequestClosed, Step, Work
 from meter.selftest.bound import decode, floor_j
 from meter.selftest.counter import examine, told
@@ -151,19 +152,21 @@ def test_counter_and_power_are_compared():
     assert counter.power_ratio == pytest.approx(0.96, rel=0.001)
 
 
-def test_idle_is_told_bare_and_with_a_context():
-    """70 W, then 115 W from when the server is there, before its first step."""
+@pytest.mark.parametrize(("bare_s", "least_w"), [(2.0, 70.0), (0.2, 115.0)])
+def test_idle_is_told_bare_and_with_a_context(bare_s, least_w):
+    """70 W, then 115 W from when the server is there, before its first step; a mixture of both is
+    neither."""
     device, engine = Device("g", "card", Quality.MEASURED), Engine("0", ("g",))
     energy_uj, events = 0, []
     for i in range(100):
         events.append(Reading("g", i * 100_000_000, energy_uj))
-        energy_uj += round(100_000 * (70.0 if i < 20 else 115.0 if i < 60 else 400.0))
+        energy_uj += round(100_000 * (70.0 if i < 10 * bare_s else 115.0 if i < 60 else 400.0))
     step = Step("0", 0, 0, 6_000_000_000, 9_000_000_000, (Work("a", 1, 5, Phase.DECODE),))
     events.insert(90, step)
     looked = look([device], [engine], events)
     counter = examine(looked.snapshot.devices[0], events[:90], looked.intervals["g"])
-    assert counter.bare_w == pytest.approx(70.0)
-    assert ("idle before the server had the card", "70.0 W") in told(counter)
+    assert counter.bare_w == pytest.approx(least_w)
+    assert ("least idle before the first step", quantity(least_w, "W", 3)) in told(counter)
     assert "idle with the server on it" not in dict(told(counter))
 
 

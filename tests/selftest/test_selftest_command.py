@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from meter.cli import app
@@ -34,3 +35,21 @@ def test_what_cannot_be_run_exits_with_2(tmp_path):
     done = runner.invoke(app, ["selftest", "--trace", str(tmp_path / "none.jsonl")])
     assert done.exit_code == 2
     assert "no such trace file" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--demo", "--url", "http://127.0.0.1:1"], "leave out CMD, --url and --trace"),
+        (["--demo", "--", "serve"], "leave out CMD, --url and --trace"),
+        (["--pairs", "6", "--trace", "t.jsonl"], "give -- CMD or --demo"),
+        (["--trace", "no/such/folder/t.jsonl", "--", "serve"], "there is no folder no/such/folder"),
+        ([], "give -- CMD, --demo, --trace FILE"),
+        (["--url", "http://127.0.0.1:1"], "--url URL with the --trace FILE"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words, said):
+    """Before anything is started, with what to do."""
+    done = runner.invoke(app, ["selftest", *words])
+    assert done.exit_code == 2
+    assert said in done.output

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from meter.demo import process, stage
@@ -88,6 +90,26 @@ def test_the_server_is_started_with_and_without_the_meter_in_turn(
     assert 0.5 < found.price.throughput.value < 2
     assert found.price.bare_tokens_per_s > 50
     assert found.meter_cpu_share is not None and 0 < found.meter_cpu_share < 1
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_what_a_server_leaves_behind_is_ended_with_it(tmp_path: Path, stubborn: bool) -> None:
+    """A worker that outlives its server would hold the card's memory in the next life."""
+    deaf = "trap '' TERM; " if stubborn else ""
+    script = f"({deaf}sleep 60; :) & echo $! > {tmp_path}/worker; sleep 60"
+    life = process.tethered(("/bin/sh", "-c", script), {}, 2)
+    assert process.wait_until((tmp_path / "worker").exists, 10)
+    time.sleep(0.2)
+    worker = int((tmp_path / "worker").read_text())
+    process.end(life, 1.0)
+    assert life.returncode is not None
+    gone = process.wait_until(
+        lambda: (
+            not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+        ),
+        10,
+    )
+    assert gone
 
 
 def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
