@@ -30,6 +30,10 @@ class Server:
     options: Sequence[str] = ()
     out: int = _STDERR
 
+    @property
+    def _models(self) -> str:
+        return f"{self.url}/v1/models"
+
     @contextmanager
     def metered(self, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         """Up within the block, its meter's process and URL. Raises ``SelftestError``."""
@@ -44,6 +48,10 @@ class Server:
 
     @contextmanager
     def _life(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        if process.answers(self._models):
+            raise SelftestError(
+                f"something else answers at {self.url}: end it, or give the command another --port"
+            )
         life = process.tethered(words, self.environ, self.out)
         try:
             self._wait_for(life)
@@ -54,14 +62,13 @@ class Server:
     def _wait_for(self, life: subprocess.Popen[bytes]) -> None:
         """Until the server lists its models."""
         print(f"waiting until {self.url} serves …", file=sys.stderr)
-        models = f"{self.url}/v1/models"
 
         def decided() -> bool:
-            return life.poll() is not None or process.answers(models)
+            return life.poll() is not None or process.answers(self._models)
 
         if not process.wait_until(decided, _START_S, pause_s=0.5):
             raise SelftestError(
-                f"nothing answers at {models} after {_START_S:.0f} s: name the server's --url"
+                f"nothing answers at {self._models} after {_START_S:.0f} s: name the server's --url"
             )
         if life.poll() is not None:
             raise SelftestError(f"the server ended with code {life.returncode} before it served")

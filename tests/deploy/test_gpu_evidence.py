@@ -129,7 +129,7 @@ def test_a_server_that_does_not_start_ends_it_with_its_code(tmp_path):
     """No traceback, and nothing is judged."""
     done = subprocess.run(
         [sys.executable, str(FOLDER / "evidence.py"), str(tmp_path), "--stage", "selftest", "--",
-         "sh", "-c", "exit 7"],
+         "sh", "-c", "exit 7", "--port", str(process.free_port())],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 2

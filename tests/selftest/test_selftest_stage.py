@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -110,6 +112,25 @@ def test_what_a_server_leaves_behind_is_ended_with_it(tmp_path: Path, stubborn: 
         10,
     )
     assert gone
+
+
+def test_another_server_is_not_judged_in_its_place() -> None:
+    """Who answers before the command has started is somebody else."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        port = str(other.server_address[1])
+        with pytest.raises(SelftestError, match="something else answers"):
+            of_command(["sh", "-c", "exit 3", "--port", port], None, None, 1.0, None, 0, SMALL)
+        other.shutdown()
 
 
 def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
