@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from meter.attribution.bill import Bill
 from meter.attribution.engine import Request
@@ -49,6 +50,7 @@ def joined(id: str, children: Sequence[Receipt]) -> Receipt:
 
     The children of one engine (``n > 1``) and then the engines, in the order in which they took the
     request up, come together; what one engine handed over (its prefill) is the next one's prompt.
+    Children may also be spread over data-parallel ranks: then all their completions count.
     """
     if len(children) == 1 and children[0].id == id:
         return children[0]
@@ -58,14 +60,31 @@ def joined(id: str, children: Sequence[Receipt]) -> Receipt:
     parts = [_siblings(id, same) for same in by_engine.values()]
     if len(parts) == 1:
         return parts[0]
-    first, last = parts[0], parts[-1]
+    together = replace(
+        _summed(parts[0], parts),
+        uncertainty_j=sum(part.uncertainty_j**2 for part in parts) ** 0.5,
+    )
+    if not all(_hands_over(*pair) for pair in pairwise(parts)):
+        return replace(together, completion_tokens=_all(part.completion_tokens for part in parts))
+    last = parts[-1]
     return replace(
-        _summed(first, parts),
+        together,
         engine=last.engine,
         reason=last.reason,
         completion_tokens=last.completion_tokens,
-        uncertainty_j=sum(part.uncertainty_j**2 for part in parts) ** 0.5,
     )
+
+
+def _hands_over(part: Receipt, after: Receipt) -> bool:
+    """Whether the next engine went on where this one ended: after prefill, with a token each."""
+    ended = part.closed_ns is not None and part.closed_ns <= after.opened_ns
+    return ended and (part.completion_tokens or 0) <= max(1, len(part.children))
+
+
+def _all(counts: Iterable[int | None]) -> int | None:
+    """The sum, where all are known."""
+    known = list(counts)
+    return None if None in known else sum(n for n in known if n is not None)
 
 
 def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
@@ -76,12 +95,9 @@ def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
     """
     if len(children) == 1:
         return children[0] if children[0].id == id else replace(children[0], id=id)
-    completions = [c.completion_tokens for c in children]
     return replace(
         _summed(replace(children[0], id=id), children),
-        completion_tokens=(
-            None if None in completions else sum(n for n in completions if n is not None)
-        ),
+        completion_tokens=_all(c.completion_tokens for c in children),
         uncertainty_j=sum(c.uncertainty_j for c in children),
     )
 

@@ -400,6 +400,28 @@ def test_prefill_on_one_engine_and_decode_on_another_is_one_receipt() -> None:
     assert conserved(core.snapshot())
 
 
+def test_children_on_two_ranks_are_one_receipt() -> None:
+    """``n = 2`` behind two data-parallel ranks: both ran at once, so nothing was handed over, and
+    all completions count; the prompt does once."""
+    engines = [replace(ENGINE, id="0"), replace(ENGINE, id="1", devices=("GPU-1",))]
+    core = Attributor([CONTINUOUS, replace(CONTINUOUS, id="GPU-1")], engines)
+    for device in ("GPU-0", "GPU-1"):
+        core.feed(Reading(device, 1_000_000_000, 0))
+    for rank, count in (("0", 1), ("1", 24)):
+        name, end_ns = f"{rank}_a-1", 1_010_000_000 + count * 5_000_000
+        core.feed(RequestOpened(rank, name, 1_000_000_000, parent="a"))
+        work = (Work(name, 9, 0, Phase.PREFILL),)
+        core.feed(Step(rank, 0, 0, 1_000_000_000, 1_010_000_000, work))
+        core.feed(RequestClosed(rank, name, end_ns, "stop", 9, 0, count))
+    for device in ("GPU-0", "GPU-1"):
+        core.feed(Reading(device, 1_300_000_000, 30_000_000))
+    core.finish()
+    (receipt,) = core.drain()
+    assert (receipt.prompt_tokens, receipt.completion_tokens) == (9, 25)
+    assert [line.completion_tokens for line in receipt.children] == [1, 24]
+    assert conserved(core.snapshot())
+
+
 def test_what_was_learned_is_where_a_new_life_begins() -> None:
     """Facts written down and read back give the same fit, to the bit, and it is used at once."""
     core = play(list(Scene(seed=1, seconds=30.0).events))
