@@ -422,7 +422,8 @@ class Snapshot:
     path (running sums), so that they check the accounts and do not repeat them.
     There, a child (``n > 1``) that has ended is closed. ``receipts_open``, ``receipts_closed`` and
     ``requests`` (by engine, model and reason) count what clients sent.
-    ``tokens`` counts tokens whose energy is in the accounts.
+    ``tokens`` counts tokens whose energy is in the accounts. ``host``: the same of what the engines
+    claim of the host, where that is read beside their GPUs; in none of the figures here.
     """
 
     t_ns: int
@@ -444,6 +445,7 @@ class Snapshot:
     running: Mapping[str, int] = field(default_factory=dict)
     late_events: int = 0
     lost_steps: int = 0
+    host: Snapshot | None = None
 
     def total_j(self, *accounts: Account) -> float:
         """Joules in these accounts, over all engines and models."""

@@ -1,7 +1,8 @@
 """The pure core: attributes every joule that the counters moved. See ``attributor``."""
 
 from meter.attribution.attributor import Attributor
+from meter.attribution.boundaries import Boundaries
 from meter.attribution.fit import Fit
 from meter.attribution.learned import Learned, from_facts, to_facts
 
-__all__ = ["Attributor", "Fit", "Learned", "from_facts", "to_facts"]
+__all__ = ["Attributor", "Boundaries", "Fit", "Learned", "from_facts", "to_facts"]

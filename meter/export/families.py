@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from meter.export.histogram import HistogramState
 from meter.export.state import ModelEngine, State
+from meter.model import Snapshot
 from meter.pricing import CostKey
 
 ACCOUNT_LABELS = ("model_name", "engine", "phase", "quality")
@@ -59,14 +60,22 @@ def account_families(state: State) -> Iterator[Metric]:
         "Energy by account: prefill, decode, recompute, idle, startup, unattributed. "
         "Its sum equals the sum of joulemeter_gpu_energy_joules_total.",
         ACCOUNT_LABELS,
-        _accounts(state, 1.0),
+        _accounts(state, state.snapshot, 1.0),
     )
+    if state.snapshot.host is not None:
+        yield counter(
+            "joulemeter_host_energy_joules",
+            "What the engines claim of this host's CPU, by account; in no other figure. With what "
+            "is not settled yet it is joulemeter_host_cpu_energy_joules_total of share claimed.",
+            ACCOUNT_LABELS,
+            _accounts(state, state.snapshot.host, 1.0),
+        )
     if state.tariff.pue is not None:
         yield counter(
             "joulemeter_facility_energy_joules",
             "Metered energy times the configured PUE, by account; " + _LOWER_BOUND,
             ACCOUNT_LABELS,
-            _accounts(state, float(state.tariff.pue)),
+            _accounts(state, state.snapshot, float(state.tariff.pue)),
         )
     yield counter(
         "joulemeter_unattributed_joules",
@@ -77,8 +86,8 @@ def account_families(state: State) -> Iterator[Metric]:
     )
 
 
-def _accounts(state: State, factor: float) -> Iterator[tuple[Labels, float]]:
-    for key, energy_j in state.snapshot.accounts.items():
+def _accounts(state: State, snapshot: Snapshot, factor: float) -> Iterator[tuple[Labels, float]]:
+    for key, energy_j in snapshot.accounts.items():
         labels = (state.model_label(key.model), key.engine, key.account.value, key.quality.value)
         yield labels, energy_j * factor
 

@@ -35,6 +35,7 @@ class Publisher:
         self._curve = EnergyCurve()
         self._curve.add(start_ns, 0.0)
         self._store = ReceiptStore()
+        self._on_host = ReceiptStore()
         self._models = Interner()
         self._tenants = Interner()
         self._moments = Moments()
@@ -42,8 +43,15 @@ class Publisher:
         self._request_energy: dict[ModelEngine, Histogram] = {}
         self._token_energy: dict[ModelEngine, Histogram] = {}
 
-    def publish(self, snapshot: Snapshot, final: Iterable[Receipt], health: Health) -> State:
-        """The state at this snapshot; ``final`` are the receipts that became so since the last."""
+    def publish(
+        self,
+        snapshot: Snapshot,
+        final: Iterable[Receipt],
+        health: Health,
+        on_host: Iterable[Receipt] = (),
+    ) -> State:
+        """The state at this snapshot; ``final`` are the receipts that became so since the last,
+        ``on_host`` those of the host's joules."""
         self._costs = advance(self._costs, self._before, snapshot, self._tariff)
         self._before = snapshot
         if snapshot.settled_ns is not None:
@@ -51,6 +59,8 @@ class Publisher:
         self._admit(snapshot)
         for receipt in final:
             self._count(receipt)
+        for receipt in on_host:
+            self._on_host.add(receipt)
         return State(
             snapshot=snapshot,
             tariff=self._tariff,
@@ -68,19 +78,31 @@ class Publisher:
             moments=self._moments.add(snapshot),
         )
 
-    def find(self, request: str, still_open: Callable[[str], Receipt | None]) -> Priced | None:
+    def find(
+        self,
+        request: str,
+        still_open: Callable[[str], Receipt | None],
+        host_so_far: Callable[[str], Receipt | None] = lambda request: None,
+    ) -> Priced | None:
         """A receipt by id: a final one, else what ``still_open`` (the core) has of it."""
         receipt = look_up(request, lambda name: self._store.find(name) or still_open(name))
-        return self.price(receipt) if receipt else None
+        return self.price(receipt, host_so_far) if receipt else None
 
     def recent(self, limit: int) -> list[Priced]:
         """The newest final receipts."""
         return [self.price(receipt) for receipt in self._store.recent(limit)]
 
-    def price(self, receipt: Receipt) -> Priced:
-        """A receipt with its cost and its boundary."""
+    def price(
+        self,
+        receipt: Receipt,
+        host_so_far: Callable[[str], Receipt | None] = lambda request: None,
+    ) -> Priced:
+        """A receipt with its cost, its boundary, and what it took of the host."""
         cost = request_cost(receipt, self._tariff, self._curve)
-        return Priced(receipt, cost, self._boundary(receipt.engine))
+        host = look_up(receipt.id, lambda name: self._on_host.find(name) or host_so_far(name))
+        if host is not None and set(host.requests) != set(receipt.requests):
+            host = None  # only a part of it, or another's of that name
+        return Priced(receipt, cost, self._boundary(receipt.engine), host)
 
     def running(self, requests: Sequence[Running]) -> UnderWay:
         """Requests under way, and how to price those that are shown: thousands may run."""

@@ -15,11 +15,15 @@ from meter.pricing import Cost, kwh
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A receipt, what it cost (``None`` where no price is known), and what its joules bound."""
+    """A receipt, what it cost (``None`` where no price is known), and what its joules bound.
+
+    ``host``: what it took of the host beside that; ``None``: not known.
+    """
 
     receipt: Receipt
     cost: Cost | None
     boundary: str = "gpu"
+    host: Receipt | None = None
 
 
 class ReceiptStore:
@@ -125,8 +129,25 @@ def receipt_json(priced: Priced) -> dict[str, Any]:
         "children": [],
         **receipt_line(priced.receipt),
         "boundary": priced.boundary,
+        "host": _host_json(priced.host),
         "kwh": float(kwh(priced.receipt.energy_j)),
         "cost": _cost_json(priced.cost),
+    }
+
+
+def _host_json(receipt: Receipt | None) -> dict[str, Any] | None:
+    """What a request took of the host: in none of the other figures of its receipt."""
+    if receipt is None or receipt.quality is None:
+        return None
+    return {
+        "boundary": "host",
+        "energy_j": receipt.energy_j,
+        "prefill_j": receipt.prefill_j,
+        "decode_j": receipt.decode_j,
+        "recompute_j": receipt.recompute_j,
+        "uncertainty_j": receipt.uncertainty_j,
+        "quality": str(receipt.quality),
+        "final": receipt.final,
     }
 
 

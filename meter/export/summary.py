@@ -29,6 +29,7 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
         "engines": [
             {"engine": e.id, "model": e.model, "devices": list(e.devices)} for e in snapshot.engines
         ],
+        "host": _host(snapshot.host, now_ns),
         "per_token": [f._asdict() for f in state.windows],
         "cost": _cost(state.costs, state.tariff.currency),
         "settled_lag_s": _age_s(snapshot.settled_ns, now_ns),
@@ -57,6 +58,18 @@ def _accounts(snapshot: Snapshot) -> dict[str, Any]:
         "unattributed_by_reason": dict(snapshot.unattributed),
         "pending_j": snapshot.pending_j,
         "conservation_error_j": snapshot.conservation_error_j,
+    }
+
+
+def _host(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any] | None:
+    """The accounts of what the engines claim of the host: in none of the others' sums."""
+    if snapshot is None:
+        return None
+    quality = worst([d.device.quality for d in snapshot.devices])
+    return {
+        "quality": quality.value if quality else None,
+        **_accounts(snapshot),
+        "devices": [_device(d, now_ns) for d in snapshot.devices],
     }
 
 

@@ -48,7 +48,7 @@ class LaneState:
     when polling began, ``last_ns``: when the last poll ended; ``good_ns``: the time of the last
     reading that has an energy; ``owned``: whether the device is ours to meter, ``owner``: else
     whose (a pid), where known;
-    ``beside``: its readings are not pushed; ``gap``, ``still_s``: see ``meter.power.watch.Watch``;
+    ``beside``: it is the host's; ``gap``, ``still_s``: see ``meter.power.watch.Watch``;
     ``given_up``: its counter is stuck, and its power is integrated instead.
     """
 
@@ -190,8 +190,7 @@ class Lane:
     def _take(self, reading: Reading) -> None:
         if reading.error is not None:
             self._failed(reading.error)
-        if not self.state.beside:
-            self._push(reading)
+        self._push(reading)
         good_ns = self.state.good_ns if reading.energy_uj is None else reading.t_ns
         self.state = replace(self.state, samples=self.state.samples + 1, good_ns=good_ns)
 

@@ -50,7 +50,7 @@ class Sampler:
 
     ``push`` must not block; where it raises, the reading is lost and counted as a failed one.
     ``seed`` is the jitter's. ``ownership`` gives the lock of a device (``None``: no lock).
-    ``beside`` is polled as well, but its readings are not pushed: it keeps its own figures.
+    ``beside`` is polled as well, but is none of the devices to meter: it is the host's.
     """
 
     def __init__(
@@ -91,6 +91,11 @@ class Sampler:
     def left_out(self) -> tuple[str, ...]:
         """Why devices are not there that may still come, one line each."""
         return tuple(reason for source in self._looking() for reason in source.left_out)
+
+    @property
+    def beside(self) -> Device | None:
+        """The host, where it is there and beside the devices."""
+        return next((state.device for state in self.states() if state.beside), None)
 
     @property
     def counters(self) -> SamplerCounters:
@@ -202,8 +207,9 @@ class Sampler:
 
     def _begin(self) -> None:
         if self._late:
-            for device in self.devices:
-                self._push(DeviceFound(time.monotonic_ns(), device))
+            for state in self.states():
+                if state.owned:
+                    self._push(DeviceFound(time.monotonic_ns(), state.device))
         for lane in self._lanes:
             lane.start()
 

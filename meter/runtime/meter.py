@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import structlog
 
-from meter.attribution import Attributor, Learned, to_facts
+from meter.attribution import Boundaries, Learned, to_facts
 from meter.config import CalibrationSettings, Settings
 from meter.export.http import create_app
 from meter.export.publisher import Publisher
 from meter.export.state import State
 from meter.model import Clock, Device, DeviceFound, Engine, EngineEvent
 from meter.power.errors import PowerError
+from meter.power.rapl import CPU
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
@@ -171,11 +172,21 @@ def build(
     heard: dict[str, int] = {}
     host = power.host if power is not None else None
     gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems), host=host)
-    core = Attributor(devices, (engine,), restored=restored)
+    beside = CPU if power is not None and power.beside else None
+    there = sampler.beside if sampler is not None else None
+    core = Boundaries(devices, (engine,), restored, beside, there)
     remember = partial(_remember, core, memory) if memory is not None else None
     recall = partial(_recall, memory) if memory is not None else None
     writer = Writer(
-        inbox, core, publisher, gauges.health, heard, record, remember=remember, recall=recall
+        inbox,
+        core,
+        publisher,
+        gauges.health,
+        heard,
+        record,
+        remember=remember,
+        recall=recall,
+        beside=beside,
     )
     if notes is not None and listener is not None:
         writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
@@ -252,7 +263,7 @@ def _recall(memory: Memory, found: DeviceFound) -> DeviceFound:
     return replace(found, learned=tuple(to_facts(one) for one in known))
 
 
-def _remember(core: Attributor, memory: Memory) -> None:
+def _remember(core: Boundaries, memory: Memory) -> None:
     memory.keep(core.learned(), core.snapshot())
 
 

@@ -24,10 +24,12 @@ Push = Callable[[Event], None]
 
 
 class Power(NamedTuple):
-    """A running sampler, and what is claimed of the host's CPU."""
+    """A running sampler, and what is claimed of the host's CPU; ``beside``: it is not itself the
+    device that is metered."""
 
     sampler: Sampler
     host: CpuClaim
+    beside: bool
 
 
 def start_power(
@@ -61,7 +63,7 @@ def start_power(
             continue
         if failure is not None:
             log.warning("energy_from", source=label, note="a second choice: see above")
-        return Power(sampler, host.claim)
+        return Power(sampler, host.claim, source is not None)
     raise failure or PowerError("no power source is configured")
 
 

@@ -51,7 +51,7 @@ _HOLD_S = 1.0
 
 
 class Core(Protocol):
-    """What the writer needs of the attribution core (``meter.attribution.Attributor``)."""
+    """What the writer needs of the attribution core (``meter.attribution.Boundaries``)."""
 
     def feed(self, event: Event) -> None: ...
     def finish(self) -> None: ...
@@ -59,6 +59,8 @@ class Core(Protocol):
     def receipt(self, id: str) -> Receipt | None: ...
     def running(self) -> list[Running]: ...
     def drain(self) -> list[Receipt]: ...
+    def host_receipt(self, id: str) -> Receipt | None: ...
+    def drain_host(self) -> list[Receipt]: ...
 
 
 class Record(Protocol):
@@ -124,6 +126,8 @@ class Writer:
 
     ``heard`` is filled with when each source last said something. ``remember`` puts away what was
     learned, now and then and at the end; ``recall`` says of a device that comes late what is known.
+    ``beside`` is the host's device: it is no source of power that a server's GPUs need, and its
+    readings are not recorded.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class Writer:
         remember: Callable[[], None] | None = None,
         remember_every_s: float = _REMEMBER_EVERY_S,
         recall: Callable[[DeviceFound], DeviceFound] | None = None,
+        beside: str | None = None,
     ) -> None:
         self._inbox = inbox
         self._core = core
@@ -160,6 +165,7 @@ class Writer:
         self._hold_s = 0.0
         self._leave_note: Callable[[Snapshot], None] | None = None
         self._recall = recall
+        self._beside = beside
 
     def leave_notes(self, write: Callable[[Snapshot], None]) -> None:
         """Have ``write`` called with every published snapshot, for the meter after this one."""
@@ -177,7 +183,10 @@ class Writer:
 
     def receipt(self, request: str, deadline_s: float = 2.0) -> Priced | None:
         """A receipt, final or so far. Raises ``TimeoutError`` when the writer is too busy."""
-        return self._ask(lambda: self._publisher.find(request, self._core.receipt), deadline_s)
+        core = self._core
+        return self._ask(
+            lambda: self._publisher.find(request, core.receipt, core.host_receipt), deadline_s
+        )
 
     def recent(self, limit: int, deadline_s: float = 2.0) -> list[Priced]:
         """The newest final receipts. Raises ``TimeoutError`` when the writer is too busy."""
@@ -255,6 +264,8 @@ class Writer:
             self._feed(item)
 
     def _is_held(self, reading: Reading) -> bool:
+        if reading.device == self._beside:
+            return bool(self._held)
         last_ns = self._read_ns.get(reading.device, reading.t_ns)
         self._read_ns[reading.device] = reading.t_ns
         if not self._held and reading.t_ns - last_ns > _STALL_NS:
@@ -263,12 +274,22 @@ class Writer:
         return bool(self._held)
 
     def _feed(self, event: Event) -> None:
+        if self._is_beside(event):
+            self._core.feed(event)
+            return
         known = isinstance(event, DeviceFound) and event.device.id in self._read_ns
         if isinstance(event, DeviceFound) and self._recall is not None and not known:
             event = self._recall(event)
         self._note(event)
         self._write_down(event)
         self._core.feed(event)
+
+    def _is_beside(self, event: Event) -> bool:
+        if self._beside is None:
+            return False
+        if isinstance(event, DeviceFound):
+            return event.device.id == self._beside
+        return isinstance(event, Reading) and event.device == self._beside
 
     def _release(self) -> None:
         """Feed the readings that were held back."""
@@ -317,8 +338,11 @@ class Writer:
 
     def _publish(self) -> None:
         snapshot = self._core.snapshot()
-        final = [r for r in self._core.drain() if r.fidelity is not Fidelity.COUNTER]
-        self._state = self._publisher.publish(snapshot, final, self._health())
+        final, on_host = (
+            [receipt for receipt in drained if receipt.fidelity is not Fidelity.COUNTER]
+            for drained in (self._core.drain(), self._core.drain_host())
+        )
+        self._state = self._publisher.publish(snapshot, final, self._health(), on_host)
         self._flush_now_and_then()
         self._write_note(snapshot)
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from export_samples import NS, TARIFF, make_receipt, make_snapshot
+from export_samples import NS, TARIFF, make_host, make_on_host, make_receipt, make_snapshot
 
 from meter.export.publisher import Publisher
 from meter.export.state import Health, State
@@ -37,4 +37,5 @@ def state(publisher: Publisher) -> State:
         ),
     )
     publisher.publish(make_snapshot(0.0, 0.0), [], Health())
-    return publisher.publish(make_snapshot(30.0), [make_receipt()], health)
+    snapshot = make_snapshot(30.0, host=make_host())
+    return publisher.publish(snapshot, [make_receipt()], health, [make_on_host()])

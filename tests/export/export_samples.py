@@ -1,5 +1,6 @@
 """Snapshots and receipts with something of everything in them, for all tests of the export."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 from meter.model import (
@@ -46,6 +47,12 @@ def make_receipt(name: str = "r1", **changes) -> Receipt:
     return Receipt(**(values | changes))
 
 
+def make_on_host(name: str = "r1", **changes) -> Receipt:
+    """What the same request took of the host: 5 J."""
+    own = {"prefill_j": 1.0, "decode_j": 4.0, "quality": Quality.ESTIMATED}
+    return make_receipt(name, **(own | changes))
+
+
 def make_device(measured_j: float, pending_j: float, name: str = "GPU-0") -> DeviceState:
     """A simulated H100 whose counter moved so much."""
     return DeviceState(
@@ -69,6 +76,25 @@ def make_device(measured_j: float, pending_j: float, name: str = "GPU-0") -> Dev
 
 def key(account: Account, engine: str = "0", model: str = "m") -> AccountKey:
     return AccountKey(engine, model, account, Quality.SIMULATED)
+
+
+def make_host(scale: float = 1.0) -> Snapshot:
+    """What the engine claimed of the host: 14 J a ``scale`` in accounts, 1 J pending."""
+    labels = ("0", "m")
+    accounts = {
+        AccountKey(*labels, account, Quality.ESTIMATED): joules * scale
+        for account, joules in ((Account.PREFILL, 2.0), (Account.DECODE, 9.0), (Account.IDLE, 3.0))
+    }
+    device = Device("cpu", "CPU", Quality.ESTIMATED, "cpu", "host")
+    state = replace(make_device(14.0 * scale + 1.0, 1.0, "cpu"), device=device)
+    return make_snapshot(
+        accounts=accounts,
+        unattributed={},
+        devices=(state,),
+        engines=(Engine("0", ("cpu",), model="m"),),
+        measured_j=14.0 * scale + 1.0,
+        pending_j=1.0,
+    )
 
 
 def make_snapshot(t_s: float = 30.0, scale: float = 1.0, **changes) -> Snapshot:

@@ -1,13 +1,15 @@
 """Receipts: kept, found by every id a client may have, combined, and as JSON."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from export_samples import make_receipt, make_snapshot
+from export_samples import NS, make_on_host, make_receipt, make_snapshot
 
 from meter.export.receipts import Priced, ReceiptStore, combine, look_up, receipt_json
 from meter.export.state import Health
+from meter.export.summary import summary_json
 from meter.model import Device, DeviceState, Engine, Quality
 
 
@@ -83,6 +85,49 @@ def test_json_has_the_energy_the_cost_and_their_units(publisher, state):
 def test_without_prices_the_cost_is_null():
     """Unknown, not zero."""
     assert receipt_json(Priced(make_receipt(), None))["cost"] is None
+
+
+def test_what_a_request_took_of_the_host_stands_apart(publisher, state):
+    """In none of the receipt's other figures; settled in its own time; where it is not known, or
+    of another request, or of a part of it alone, it is null."""
+    line = json.loads(json.dumps(receipt_json(publisher.find("r1", lambda name: None))))
+    assert line["energy_j"] == 36.0
+    assert line["host"] == {
+        "boundary": "host",
+        "energy_j": 5.0,
+        "prefill_j": 1.0,
+        "decode_j": 4.0,
+        "recompute_j": 0.0,
+        "uncertainty_j": 0.5,
+        "quality": "estimated",
+        "final": True,
+    }
+    assert publisher.recent(1)[0].host is not None
+    receipts = {f"cmpl-x-{i}": make_receipt(f"cmpl-x-{i}") for i in range(3)}
+    hosts = {name: make_on_host(name, final=False) for name in receipts}
+    found = publisher.find("cmpl-x", receipts.get, hosts.get)
+    assert receipt_json(found)["host"]["energy_j"] == 15.0
+    assert receipt_json(found)["host"]["final"] is False
+    del hosts["cmpl-x-2"]
+    found = publisher.find("cmpl-x", receipts.get, hosts.get)
+    assert receipt_json(found)["host"] is None
+    assert receipt_json(publisher.find("cmpl-x", receipts.get))["host"] is None
+    unmeasured = make_on_host("r3", quality=None)
+    found = publisher.find("r3", {"r3": make_receipt("r3")}.get, {"r3": unmeasured}.get)
+    assert receipt_json(found)["host"] is None
+
+
+def test_the_hosts_accounts_stand_apart(state):
+    """In the summary; their sum is what was claimed, and no other sum has any of it."""
+    summary = json.loads(json.dumps(summary_json(state, 32 * NS)))
+    host = summary["host"]
+    assert (host["measured_j"], host["attributed_j"], host["idle_j"]) == (15.0, 11.0, 3.0)
+    assert (host["pending_j"], host["conservation_error_j"]) == (1.0, 0.0)
+    assert (host["quality"], host["devices"][0]["boundary"]) == ("estimated", "host")
+    assert summary["measured_j"] == 455.0
+    assert summary["quality"] == "simulated"
+    without = replace(state, snapshot=replace(state.snapshot, host=None))
+    assert summary_json(without, 32 * NS) == summary | {"host": None}
 
 
 def test_an_open_request_is_answered_by_the_core(publisher, state):

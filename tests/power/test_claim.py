@@ -248,10 +248,9 @@ def test_an_engine_on_the_cpu_is_metered_on_its_claim(tmp_path: Path) -> None:
     power.sampler.stop()
 
 
-def test_beside_gpus_the_cpu_has_figures_and_no_account(
-    library: str, card: Card, tmp_path: Path
-) -> None:
-    """Another boundary: its readings are not the core's. One GPU of two: half of the idle power."""
+def test_beside_gpus_the_cpu_is_another_boundary(library: str, card: Card, tmp_path: Path) -> None:
+    """None of the devices to meter; what is read of it is the claim. One GPU of two: half of the
+    idle power."""
     tree = tmp_path / "powercap"
     counter = domain(tree, "intel-rapl:0", "package-0", 1000)
     card.post(0, 100.0, time.monotonic_ns() - NS)
@@ -274,7 +273,10 @@ def test_beside_gpus_the_cpu_has_figures_and_no_account(
     totals = power.host.totals
     assert totals is not None
     assert 400_000 < totals.other_uj <= 500_000
-    devices = {
-        e.device for e in (events.get() for _ in range(events.qsize())) if isinstance(e, Reading)
-    }
-    assert devices == {"GPU-aaaa-0"}
+    assert power.beside
+    assert power.sampler.beside is not None
+    assert power.sampler.beside.boundary == "host"
+    readings = [e for e in (events.get() for _ in range(events.qsize())) if isinstance(e, Reading)]
+    assert {reading.device for reading in readings} == {"GPU-aaaa-0", "cpu"}
+    last = [reading for reading in readings if reading.device == "cpu"][-1]
+    assert last.energy_uj == totals.claimed_uj

@@ -152,6 +152,30 @@ def test_a_driver_that_hangs_at_the_start_comes_later() -> None:
     sampler.stop()
 
 
+class Host(Script):
+    """The host's CPU."""
+
+    def open(self) -> Sequence[Device]:
+        return [Device("cpu", "CPU", Quality.ESTIMATED, "cpu", "host")]
+
+
+def test_the_host_comes_with_the_devices() -> None:
+    """It is none of them; where the driver hung it too comes as an event, before its readings."""
+    events: queue.Queue[Event] = queue.Queue()
+    source = Hanging("open")
+    sampler = Sampler([source], events.put, rate_hz=1000, beside=Host(Reading("cpu", 1, 7)))
+    sampler.start(within_s=0.01)
+    assert sampler.beside is None
+    source.free.set()
+    seen = take(events, 20)
+    sampler.stop()
+    assert [e.device.id for e in seen[:2] if isinstance(e, DeviceFound)] == ["d", "cpu"]
+    assert {e.device for e in seen if isinstance(e, Reading)} == {"d", "cpu"}
+    assert [device.id for device in sampler.devices] == ["d"]
+    assert sampler.beside is not None
+    assert sampler.beside.id == "cpu"
+
+
 def test_a_driver_that_fails_late_is_said() -> None:
     """What came out after the start is in the log, and there to be asked for."""
     source = Hanging("open")

@@ -12,7 +12,39 @@ import httpx
 import pytest
 from processes import ENGINE, UUID, closes, poll
 
+from meter.model import Reading
 from meter.trace import read_trace
+
+
+def test_a_receipt_says_what_its_request_took_of_the_host(metered):
+    """Beside the GPU's joules, not in them. All that is claimed of the CPU is in the host's
+    accounts, or pending."""
+    run = metered("--", *ENGINE, 300, 0)
+    url = run.started()
+
+    def settled(receipt):
+        return receipt["final"] and receipt["host"] is not None and receipt["host"]["final"]
+
+    receipt = poll(url, settled, "/v1/receipts/cmpl-e0")
+    host = receipt["host"]
+    assert (host["boundary"], host["quality"], receipt["quality"]) == (
+        "host",
+        "estimated",
+        "simulated",
+    )
+    assert host["energy_j"] > 0
+    assert receipt["energy_j"] == receipt["prefill_j"] + receipt["decode_j"]
+    summary = poll(url, lambda s: closes(s) and s["host"]["attributed_j"] > 0)
+    assert closes(summary["host"])
+    assert [device["gpu_uuid"] for device in summary["devices"]] == [UUID]
+    assert [device["boundary"] for device in summary["host"]["devices"]] == ["host"]
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    rows = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    in_accounts = sum(float(j) for n, _, j in rows if n.startswith("joulemeter_host_energy_j"))
+    (claimed,) = (float(j) for name, _, j in rows if 'share="claimed"' in name)
+    assert 0 < in_accounts <= claimed + 1e-6
+    run.process.terminate()
+    assert run.end()[0] == 128 + signal.SIGTERM
 
 
 def test_a_whole_run(metered, tmp_path):
@@ -49,6 +81,7 @@ def test_a_whole_run(metered, tmp_path):
     assert len(run.lines) == 2, run.lines
     events = read_trace(trace)
     assert not events.bad_lines
+    assert {e.device for e in events.events if isinstance(e, Reading)} == {UUID}
     assert [device.id for device in events.devices] == [UUID]
     replayed, receipts = replay(trace, tmp_path / "receipts.jsonl")
     assert replayed["conservation_error_j"] == pytest.approx(0, abs=1e-6)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from meter.attribution import Attributor
+from meter.attribution import Boundaries
 from meter.export.publisher import Publisher
 from meter.export.state import Health
 from meter.model import (
@@ -57,6 +57,12 @@ class FakeCore:
 
     def drain(self):
         return []
+
+    def drain_host(self):
+        return []
+
+    def host_receipt(self, id):
+        return None
 
 
 class FakeRecord:
@@ -270,6 +276,69 @@ def test_of_a_device_that_comes_late_it_is_said_what_is_known():
     assert core.fed == record.lines == [with_facts, reading(2), changed]
 
 
+def test_the_host_is_fed_and_neither_recorded_nor_heard():
+    """A record is of the GPUs; that they are silent is not hidden by the host."""
+    core, record, heard = FakeCore(), FakeRecord(), {}
+    inbox, publisher = Inbox(), Publisher(Tariff("EUR"), start_ns=0)
+    writer = Writer(
+        inbox,
+        core,
+        publisher,
+        Health,
+        heard,
+        record,
+        recall=lambda event: replace(event, learned=({},)),
+        beside="cpu",
+    )
+    host = [DeviceFound(1, replace(GPU, id="cpu")), Reading("cpu", 2, 5), Reading("cpu", NS, 6)]
+    for event in (*host, reading(9)):
+        inbox.push(event)
+    writer.start()
+    writer.finish()
+    assert core.fed == [*host, reading(9)]
+    assert record.lines == [reading(9)]
+    assert heard == {"power": reading(9).t_ns}
+
+
+def test_a_late_reading_of_the_host_holds_nothing_back():
+    """It comes ten times a second at most: a pause there is no stall. (A reading that is held back
+    comes after what was pushed later.)"""
+    core, inbox = FakeCore(), Inbox()
+    writer = Writer(inbox, core, Publisher(Tariff("EUR"), 0), Health, {}, beside="cpu")
+    step = Step("0", 0, 0, NS, NS + 1, ())
+    events = [Reading("cpu", 0, 5), Reading("cpu", NS, 6), reading(5), step]
+    for event in events:
+        inbox.push(event)
+    writer.start()
+    writer.finish()
+    assert core.fed == events
+
+
+def test_what_a_request_took_of_the_host_is_asked_for_with_it():
+    """While it runs, and after its end."""
+    inbox, cpu = Inbox(), replace(GPU, id="cpu", boundary="host", refresh_s=0.0)
+    engine = Engine("0", ("GPU-0",), model="m")
+    core = Boundaries((GPU,), (engine,), beside="cpu", host=cpu)
+    writer = Writer(
+        inbox, core, Publisher(Tariff("EUR"), 0), Health, {}, publish_s=0.01, beside="cpu"
+    )
+    for event in decoding():
+        inbox.push(event)
+        if isinstance(event, Reading):
+            inbox.push(replace(event, device="cpu", energy_uj=event.energy_uj // 10))
+    writer.start()
+    so_far = writer.receipt("r1")
+    assert so_far.host is not None
+    assert not so_far.host.final
+    state = writer.finish()
+    assert state.snapshot.measured_j == pytest.approx(10 * state.snapshot.host.measured_j)
+    (last,) = writer._publisher.recent(1)
+    assert last.host.final
+    assert state.snapshot.host.measured_j == pytest.approx(60)
+    assert last.host.energy_j == pytest.approx(state.snapshot.host.attributed_j)
+    assert last.receipt.energy_j == pytest.approx(state.snapshot.attributed_j)
+
+
 def test_a_state_is_published_without_any_event():
     """An idle meter still answers."""
     _, writer = make(FakeCore())
@@ -310,7 +379,7 @@ def decoding(steps=150, step_ns=20_000_000):
 def test_with_the_real_core_every_joule_arrives():
     """A final receipt can be asked for by the client's id until the end and after it."""
     inbox = Inbox()
-    core = Attributor((GPU,), (Engine("0", ("GPU-0",), model="m"),))
+    core = Boundaries((GPU,), (Engine("0", ("GPU-0",), model="m"),))
     writer = Writer(inbox, core, Publisher(Tariff("EUR"), 0), Health, {}, publish_s=0.01)
     for event in decoding():
         inbox.push(event)
