@@ -66,7 +66,8 @@ def _quantile_now(title: str, histogram: str, unit: str) -> Panel:
 
 def _ranking() -> Section:
     by = "model_name"
-    energy = q.energy_w(q.WITH_IDLE, by, q.RANGE)
+    # Before an engine is known, idle is no model's.
+    energy = q.energy_w(f'{q.WITH_IDLE}, model_name!=""', by, q.RANGE)
     attributed = q.energy_w(q.ATTRIBUTED, by, q.RANGE)
     ended = q.rate(q.series("joulemeter_requests_total"), by, q.RANGE)
     tenants = q.rate(q.series("joulemeter_tenant_energy_joules_total"), "tenant")

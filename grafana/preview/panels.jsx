@@ -1,6 +1,7 @@
 // One component of Grafana's for each type of panel that the boards have.
 import {
   dateTime,
+  FieldType,
   getDisplayValueAlignmentFactors,
   getFieldDisplayValues,
   ThresholdsMode,
@@ -116,7 +117,7 @@ function Graph({ panel, frames, width, height, range, theme }) {
   const timeRange = { from: dateTime(range.from * 1000), to: dateTime(range.to * 1000) };
   return (
     <TimeSeries
-      frames={frames}
+      frames={frames.map(finite)}
       structureRev={1}
       timeRange={{ ...timeRange, raw: timeRange }}
       timeZone="utc"
@@ -127,6 +128,12 @@ function Graph({ panel, frames, width, height, range, theme }) {
       theme={theme}
     />
   );
+}
+
+// What is no number is a gap, as in Grafana's own panel: the component would draw nothing at all.
+function finite(frame) {
+  const gaps = (field) => ({ ...field, values: field.values.map((v) => (Number.isFinite(v) ? v : null)) });
+  return { ...frame, fields: frame.fields.map((field) => (field.type === FieldType.number ? gaps(field) : field)) };
 }
 
 // In a file the lowest step's value is null; Grafana makes it minus infinity when it loads one.

@@ -111,6 +111,18 @@ def test_a_time_below_a_second_is_refused() -> None:
     assert "--seconds" in done.stderr
 
 
+def test_a_taken_port_that_is_asked_for_is_refused(tmp_path: Path) -> None:
+    """What answers there is another meter, whose figures would be shown as the demo's."""
+    stage = Stage("any", (sys.executable, "-c", ""), "http://127.0.0.1:9", "m", H100)
+    console = Console(file=io.StringIO(), width=100)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EndedError, match=f"port {port} is taken: .*--port"):
+            Demo(stage, tmp_path, console, threading.Event()).run(1.0, port)
+
+
 def test_a_taken_port_is_not_chosen() -> None:
     """Then any free one is."""
     with socket.socket() as taken:

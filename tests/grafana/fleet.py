@@ -193,7 +193,9 @@ def _snapshot(host: Host, moment: Moment) -> Snapshot:
         accounts={
             AccountKey("0", host.model, account, Quality.MEASURED): energy_j
             for account, energy_j in moment.accounts.items()
-        },
+        }
+        # Before the engine was known nothing was drawn; but its account is there, of no model.
+        | {AccountKey("", "", Account.IDLE, Quality.MEASURED): 0.0},
         unattributed=moment.unattributed,
         tokens={TokenKey("0", host.model, name): n for name, n in moment.tokens.items() if n},
         requests={("0", host.model, "stop"): moment.requests} if served else {},

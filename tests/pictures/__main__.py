@@ -16,7 +16,7 @@ from rich.console import Console
 
 from meter.config import load as load_settings
 from meter.demo.load import Load
-from meter.demo.process import PAGE_PORT, Metered, answers, free_port, wait_until
+from meter.demo.process import Metered, answers, free_port, wait_until
 from meter.demo.stage import simulated
 from meter.pricing import Tariff
 from meter.report import make
@@ -40,8 +40,9 @@ def main() -> None:
         launched() as browser,
     ):
         folder = Path(name)
-        stage = simulated(folder, free_port(8000))
-        metered = Metered.start(stage, folder, free_port(PAGE_PORT))
+        # Of no usual number: on a busy machine another meter may take that one meanwhile.
+        stage = simulated(folder, free_port())
+        metered = Metered.start(stage, folder, free_port())
         try:
             if not wait_until(lambda: answers(f"{stage.base_url}/health"), 60.0):
                 raise SystemExit(metered.last_words())
