@@ -134,6 +134,7 @@ def _run(
 
     # Before numpy is imported: its threads would take the signals that we wait for.
     mask = block_signals()
+    _import_numpy()
     from meter.runtime.run import run as run_command
 
     raise typer.Exit(run_command(command, settings, mask))
@@ -166,6 +167,7 @@ def attach(
     from meter.runtime.signals import block_signals
 
     block_signals()
+    _import_numpy()
     from meter.runtime.attach import attach as attach_to
 
     raise typer.Exit(attach_to(target, socket, settings))
@@ -211,6 +213,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run the attribution over a recorded trace. Exits with 2 where nothing is usable."""
+    _import_numpy()
     from meter import replay as room
     from meter.trace import TraceError
 
@@ -358,6 +361,7 @@ def report(
 
     For a PDF, print the page. Exits with 2 where nothing is usable.
     """
+    _import_numpy()
     from meter.report import make
 
     if (trace is None) == (prometheus is None):
@@ -432,6 +436,7 @@ def selftest(
 
     Exits with 0 where none is broken, 1 where one is, 2 where it could not be run.
     """
+    _import_numpy()
     from meter.selftest import run as room
 
     if demo and (command or url or trace):
@@ -477,6 +482,13 @@ def show(
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
     print(json.dumps({"version": __version__}) if as_json else __version__)
+
+
+def _import_numpy() -> None:
+    """Before anything else imports it."""
+    from meter.runtime.one_thread import import_numpy
+
+    import_numpy()
 
 
 def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from meter.attribution.accumulator import REBASE_EVERY
 from meter.attribution.bill import Bill
 from meter.attribution.books import Books
 from meter.attribution.calibration import Calibration
@@ -63,6 +62,8 @@ _SILENT_NS = 45_000_000_000
 _SETTLE_EVERY_NS_PER_ENGINE = 190_000_000
 _SETTLE_EVERY_NS_MIN, _SETTLE_EVERY_NS_MAX = 250_000_000, 1_500_000_000
 _BLOCK = 256
+#: Passes that settle together: their sums stay in the processor's cache.
+_PASSES = 2048
 _HINDSIGHT_ROUNDS = 3
 _FOREVER_NS = 1 << 62
 #: The quality of joules that no device has moved: there are none, so it is never seen.
@@ -103,7 +104,7 @@ class Attributor:
         watch: Callable[[str, Block, int], None] | None = None,
     ) -> None:
         self._watch = watch
-        self._reorder = Reorder()
+        self._reorder = Reorder(at_leisure=hindsight)
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
@@ -232,10 +233,12 @@ class Attributor:
             work = self._add_device(Device(reading.device, reading.device, quality))
         if reading.missed is not None:
             self._miss(work, reading, reading.missed)
-        work.waiting.extend(work.counter.add(reading))
-        shift_s = work.counter.take_shift_s()
-        if shift_s:
-            work.calibration.shift(shift_s)
+        closed = work.counter.add(reading)
+        if closed is not None:
+            work.waiting.extend(closed)
+            shift_s = work.counter.take_shift_s()
+            if shift_s:
+                work.calibration.shift(shift_s)
         self._advance(reading.t_ns)
 
     def _miss(self, work: _DeviceWork, reading: Reading, reason: str) -> None:
@@ -272,7 +275,7 @@ class Attributor:
 
     def _advance(self, t_ns: int) -> None:
         self._now_ns = max(self._now_ns, t_ns)
-        if self._now_ns >= self._due_ns and not self._hindsight:
+        if not self._hindsight and self._now_ns >= self._due_ns:
             every_ns = _SETTLE_EVERY_NS_PER_ENGINE * len(self._engines)
             every_ns = min(max(every_ns, _SETTLE_EVERY_NS_MIN), _SETTLE_EVERY_NS_MAX)
             self._due_ns = self._now_ns + every_ns
@@ -464,7 +467,7 @@ class Attributor:
         if not count and not accumulator.may_settle(engine.changes):
             return
         while True:
-            some = min(count, REBASE_EVERY)
+            some = min(count, _PASSES)
             rows = table.rows[:some]
             awake = experts_awake(engine, tokens(rows))
             block = Settled(table, some, awake)

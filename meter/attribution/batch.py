@@ -9,6 +9,7 @@ what changes. A ``PassRow`` is one step with its totals; who joined, who left an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from meter.attribution.coefficients import Features, prefill_pairs
@@ -52,6 +53,12 @@ class PassRow(NamedTuple):
         tokens = self.prefill_tokens + self.recompute_tokens
         pairs = self.prefill_pairs + self.recompute_pairs
         return Features(0.0, 1.0, tokens, pairs, self.decode_tokens, self.context, experts)
+
+
+#: Requests, tokens, and pairs or context of a phase that nobody is in.
+_NONE = (0, 0, 0)
+#: ``PassRow._make`` but for its look at the length.
+_new_row = partial(tuple.__new__, PassRow)
 
 
 class Leaves(NamedTuple):
@@ -150,6 +157,9 @@ class Batch:
             return None
         k = self.passes
         joined = self._joined
+        if step.same and not news and not step.drop:
+            self.passes += 1
+            return self._row(step, gap_ns, k, ()), []
         changes: list[Change] = [Leaves(k, r) for r in step.drop if self.remove(r)]
         joins: list[Joins] = []
         direct: list[Work] = []
@@ -184,11 +194,13 @@ class Batch:
             self.remove(request)
         return [Leaves(k, request) for request in gone]
 
-    def _row(self, step: Step, gap_ns: int, k: int, direct: list[Work]) -> PassRow:
+    def _row(self, step: Step, gap_ns: int, k: int, direct: Sequence[Work]) -> PassRow:
         members = len(self._joined)
-        prefill = [0, 0, 0]
-        recompute = [0, 0, 0]
-        decode = [members, members, self._offset_sum + k * members]
+        times = (k, gap_ns, step.t0_ns, step.t1_ns)
+        plain = (members, members, self._offset_sum + k * members)
+        if not direct:
+            return _new_row((*times, *_NONE, *_NONE, *plain, members, 0))
+        prefill, recompute, decode = list(_NONE), list(_NONE), list(plain)
         emitted = members
         for _, tokens, context, phase, kept in direct:
             if phase is _DECODE:
@@ -202,8 +214,7 @@ class Batch:
             sums[1] += tokens
             if phase is not _ENCODER:
                 sums[2] += prefill_pairs(tokens, context)
-        times = (k, gap_ns, step.t0_ns, step.t1_ns)
-        return PassRow._make((*times, *prefill, *recompute, *decode, emitted, 0))
+        return _new_row((*times, *prefill, *recompute, *decode, emitted, 0))
 
     def dummy(self, step: Step) -> PassRow:
         """A pass with nobody in it: one token of nothing. Call ``forget`` before."""
@@ -211,4 +222,4 @@ class Batch:
         self.passes += 1
         self._synchronised = True
         times = (k, step.t0_ns, step.t0_ns, step.t1_ns)
-        return PassRow._make((*times, *[0] * 7, 1, 0, 0, 1))
+        return _new_row((*times, *[0] * 7, 1, 0, 0, 1))

@@ -149,12 +149,12 @@ class EngineState:
         """Take a step in. One that comes after its successors is too late: its time is lost."""
         if step.t1_ns <= step.t0_ns:
             return
-        known = self._last_seq is not None and (step.epoch, step.seq) <= self._last_seq
-        if known and not step.dummy:
+        number = (step.epoch, step.seq)
+        if self._last_seq is None or number > self._last_seq:
+            self._follow(number, step.t0_ns)
+        elif not step.dummy:  # an engine may or may not count its dummy steps
             self.late_steps += 1
             return
-        if not known:  # an engine may or may not count its dummy steps
-            self._follow(step)
         if step.dummy:
             self._run_along(step)
             return
@@ -168,7 +168,8 @@ class EngineState:
             row = self._end_loss(row)
         if self.startups:
             self.ready(row.gap_ns)
-        self.changes += changes
+        if changes:
+            self.changes += changes
         self.table.append(row)
         if row.participants:
             self.last = row
@@ -214,16 +215,16 @@ class EngineState:
             since = max(since, self.last.t1_ns)
         return min(since, t0_ns)
 
-    def _follow(self, step: Step) -> None:
+    def _follow(self, number: tuple[int, int], t0_ns: int) -> None:
         """Notice lost steps and new lives by epoch and sequence number."""
         if self._last_seq is not None:
             epoch, seq = self._last_seq
-            if step.epoch != epoch:
+            if number[0] != epoch:
                 self._forget_batch()
-            elif step.seq > seq + 1:
-                self.lost_steps += step.seq - seq - 1
-                self._lose(step.t0_ns)
-        self._last_seq = (step.epoch, step.seq)
+            elif number[1] > seq + 1:
+                self.lost_steps += number[1] - seq - 1
+                self._lose(t0_ns)
+        self._last_seq = number
 
     def _lose(self, t_ns: int) -> None:
         """From the last known pass (or ``t``) on it is unknown who was computed."""

@@ -99,21 +99,21 @@ class Counter:
             return self.device.refresh_s == 0
         return self._polls >= 10 and self._changes > _CONTINUOUS_SHARE * self._polls
 
-    def add(self, reading: Reading) -> list[Interval]:
-        """Take a reading; return the intervals it closes (none while the counter stands)."""
+    def add(self, reading: Reading) -> list[Interval] | None:
+        """Take a reading; return the intervals it closes (``None``: the counter stands)."""
         if reading.energy_uj is None:
-            return []
+            return None
         before = self.last
         if before is None:
             self._begin(reading)
-            return []
+            return None
         if reading.t_ns <= before.t_ns:
-            return []
+            return None
         self.last = reading
         self._polls += 1
         moved_uj = reading.energy_uj - self._last_uj
         if moved_uj == 0:
-            return []
+            return None
         if moved_uj < 0 or self._impossible(moved_uj, reading.t_ns):
             self.resets += moved_uj < 0
             self.jumps += moved_uj > 0

@@ -179,7 +179,7 @@ def _touching(engine: EngineState, low_ns: int, high_ns: int) -> Ints:
     table = engine.table
     table.gather()
     first = table.ended_by(low_ns)
-    rows = table.rows[first:]
+    rows = table.rows[first : table.before(high_ns)]
     somebody = passes.heads(rows) + rows[:, passes.DUMMY] > 0
     return np.flatnonzero(somebody & (rows[:, passes.GAP_NS] < high_ns)) + first
 

@@ -8,7 +8,7 @@ computes does not depend on how threads interleaved, and a replay gives what was
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,39 +27,38 @@ from meter.model import (
 WINDOW_NS = 2_000_000_000
 
 _RELEASE_EVERY_NS = 50_000_000
+_RELEASE_SELDOM_NS = 1_000_000_000
 
-#: Time, rank of meaning, owner, epoch, sequence, name.
-_Key = tuple[int, int, str, int, int, str]
-#: An event with its key, and how many came before it.
-_Held = tuple[_Key, int, Event]
-
-
-def _engine_key(event: EngineEvent) -> _Key:
-    rank = 8 if event.event == "down" else 1
-    return (event.t_ns, rank, event.engine, event.epoch, 0, event.event)
+#: Time, rank of meaning, owner, epoch, sequence, name, number of arrival; and the event itself.
+_Held = tuple[int, int, str, int, int, str, int, Event]
 
 
-_KEYS: dict[type[Event], Callable[[Any], _Key]] = {
-    DeviceFound: lambda e: (e.t_ns, 0, e.device.id, 0, 0, ""),
-    EngineEvent: _engine_key,
-    Clock: lambda e: (e.t_ns, 2, "", 0, e.utc_ns, ""),
-    RequestOpened: lambda e: (e.t_ns, 3, e.engine, 0, 0, e.request),
-    Gap: lambda e: (e.t_ns, 4, e.engine, e.epoch, e.first_seq, ""),
-    Step: lambda e: (e.t1_ns, 5, e.engine, e.epoch, e.seq, ""),
-    RequestClosed: lambda e: (e.t_ns, 6, e.engine, 0, 0, e.request),
-    Reading: lambda e: (e.t_ns, 7, e.device, 0, 0, ""),
+def _engine_event(e: EngineEvent, n: int) -> _Held:
+    return (e.t_ns, 8 if e.event == "down" else 1, e.engine, e.epoch, 0, e.event, n, e)
+
+
+_HELD: dict[type[Event], Callable[[Any, int], _Held]] = {
+    DeviceFound: lambda e, n: (e.t_ns, 0, e.device.id, 0, 0, "", n, e),
+    EngineEvent: _engine_event,
+    Clock: lambda e, n: (e.t_ns, 2, "", 0, e.utc_ns, "", n, e),
+    RequestOpened: lambda e, n: (e.t_ns, 3, e.engine, 0, 0, e.request, n, e),
+    Gap: lambda e, n: (e.t_ns, 4, e.engine, e.epoch, e.first_seq, "", n, e),
+    Step: lambda e, n: (e.t1_ns, 5, e.engine, e.epoch, e.seq, "", n, e),
+    RequestClosed: lambda e, n: (e.t_ns, 6, e.engine, 0, 0, e.request, n, e),
+    Reading: lambda e, n: (e.t_ns, 7, e.device, 0, 0, "", n, e),
 }
 
 
 class Reorder:
     """A window of ``window_ns`` in which events are sorted before they are released.
 
-    They are released some at a time, every ``_RELEASE_EVERY_NS``: sorting what has come is much
-    cheaper than keeping all in order all the time.
+    They are released some at a time: sorting what has come is much cheaper than keeping all in
+    order all the time, and the cheaper, the more come ``at_leisure``.
     """
 
-    def __init__(self, window_ns: int = WINDOW_NS) -> None:
+    def __init__(self, window_ns: int = WINDOW_NS, at_leisure: bool = False) -> None:
         self._window_ns = window_ns
+        self._every_ns = _RELEASE_SELDOM_NS if at_leisure else _RELEASE_EVERY_NS
         self._sorted: list[_Held] = []
         self._new: list[_Held] = []
         self._arrivals = 0
@@ -69,21 +68,22 @@ class Reorder:
 
     def push(self, event: Event) -> Sequence[Event]:
         """Take one event; the events whose turn has come. Late ones (counted) pass at once."""
-        key = _KEYS[type(event)](event)
-        if self.watermark_ns is not None and key[0] < self.watermark_ns:
+        held = _HELD[type(event)](event, self._arrivals)
+        t_ns = held[0]
+        if self.watermark_ns is not None and t_ns < self.watermark_ns:
             self.late += 1
             return (event,)
         self._arrivals += 1
-        self._new.append((key, self._arrivals, event))
-        if key[0] < self._due_ns:
+        self._new.append(held)
+        if t_ns < self._due_ns:
             return ()
-        self._due_ns = key[0] + _RELEASE_EVERY_NS
-        return self._release(key[0] - self._window_ns)
+        self._due_ns = t_ns + self._every_ns
+        return self._release(t_ns - self._window_ns)
 
     def flush(self) -> Sequence[Event]:
         """Everything that is still held."""
-        newest = max((key for key, _, _ in (*self._sorted, *self._new)), default=None)
-        return () if newest is None else self._release(newest[0])
+        newest = max((held[0] for held in (*self._sorted, *self._new)), default=None)
+        return () if newest is None else self._release(newest)
 
     def _release(self, until_ns: int) -> list[Event]:
         """The events up to ``until_ns``, in order."""
@@ -95,11 +95,7 @@ class Reorder:
             new.sort()
             held[disturbed:] = new
             new.clear()
-        count = bisect_right(held, until_ns, key=_time_of)
-        released = [event for _, _, event in held[:count]]
+        count = bisect_left(held, (until_ns + 1,))
+        released = [one[-1] for one in held[:count]]
         del held[:count]
         return released
-
-
-def _time_of(held: _Held) -> int:
-    return held[0][0]

@@ -7,6 +7,8 @@ devices, and is settled when all of them have closed.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from meter.attribution.batch import PassRow
@@ -61,13 +63,16 @@ class PassTable:
 
     ``rows``: shape (n, fields of ``PassRow``); ``booked``: (n, columns), see the names above;
     ``interval``: (n,), the number of the first interval of the first device that shows the pass, or
-    -1 while unknown; ``facts``: see ``resolution``, of the intervals from ``first_fact`` on.
+    -1 while unknown; ``facts``: see ``resolution``, of the intervals from ``first_fact`` on;
+    ``longest_ns``: no pass lasts longer, its gap included.
     """
 
     def __init__(self) -> None:
         self._new: list[PassRow] = []
         self._on_device: dict[str, Array] = {}
         self.rows: Ints = np.zeros((0, len(PassRow._fields)), dtype=np.int64)
+        self._ends: Ints = np.zeros(0, dtype=np.int64)
+        self.longest_ns = 0
         self.booked: Array = np.zeros((0, _WIDTH))
         self.interval: Ints = np.zeros(0, dtype=np.int64)
         self.facts: Array = np.zeros((0, FACTS))
@@ -81,7 +86,14 @@ class PassTable:
         count = len(self._new)
         if not count:
             return
-        self.rows = np.concatenate((self.rows, np.array(self._new, dtype=np.int64)))
+        width = self.rows.shape[1]
+        # A third of what np.array takes for such rows.
+        numbers = np.fromiter(chain.from_iterable(self._new), np.int64, count * width)
+        new = numbers.reshape(count, width)
+        ends = new[:, T1_NS]
+        self.longest_ns = max(self.longest_ns, int((ends - new[:, GAP_NS]).max()))
+        self.rows = np.concatenate((self.rows, new))
+        self._ends = np.concatenate((self._ends, ends))
         self.booked = np.concatenate((self.booked, np.zeros((count, _WIDTH))))
         self.interval = np.concatenate((self.interval, np.full(count, -1, dtype=np.int64)))
         for id, joules in self._on_device.items():
@@ -109,7 +121,11 @@ class PassTable:
 
     def ended_by(self, t_ns: int) -> int:
         """How many passes end at ``t_ns`` at the latest: they are in order of their ends."""
-        return int(np.searchsorted(self.rows[:, T1_NS], t_ns, side="right"))
+        return int(self._ends.searchsorted(t_ns, side="right"))
+
+    def before(self, t_ns: int) -> int:
+        """No pass from this place on begins before ``t_ns``."""
+        return self.ended_by(t_ns + self.longest_ns)
 
     def on_device(self, id: str) -> Array:
         """Joules booked on each pass by one device: shape (n,), to be added to."""
@@ -123,13 +139,15 @@ class PassTable:
         return float(booked.sum()) if booked is not None else 0.0
 
     def drop(self, count: int) -> None:
-        """Forget the first ``count`` passes: they are settled."""
-        self.rows = self.rows[count:].copy()
-        self.booked = self.booked[count:].copy()
-        self.interval = self.interval[count:].copy()
+        """Forget the first ``count`` passes: they are settled.
+
+        Their memory is free when the next ones are gathered.
+        """
+        self.rows, self._ends = self.rows[count:], self._ends[count:]
+        self.booked, self.interval = self.booked[count:], self.interval[count:]
         self._drop_facts()
         for id, joules in self._on_device.items():
-            self._on_device[id] = joules[count:].copy()
+            self._on_device[id] = joules[count:]
 
     def _drop_facts(self) -> None:
         """Forget the intervals that no pass lies in any more, but for the last few."""

@@ -19,10 +19,14 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench_core import batch, memory, profile, scale
-from bench_figure import HEADER, Figure
-from bench_precision import precision
-from bench_replay import against_json
+from meter.runtime.one_thread import import_numpy
+
+import_numpy()  # as the commands do, before anything else does
+
+from bench_core import batch, memory, profile, scale  # noqa: E402
+from bench_figure import HEADER, Figure  # noqa: E402
+from bench_precision import precision  # noqa: E402
+from bench_replay import against_json  # noqa: E402
 
 Benchmark = Callable[[argparse.Namespace], Iterator[Figure]]
 BENCHMARKS: dict[str, Benchmark] = {
