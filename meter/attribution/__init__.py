@@ -4,5 +4,14 @@ from meter.attribution.attributor import Attributor
 from meter.attribution.boundaries import Boundaries
 from meter.attribution.fit import Fit
 from meter.attribution.learned import Learned, from_facts, to_facts
+from meter.attribution.order import WINDOW_NS
 
-__all__ = ["Attributor", "Boundaries", "Fit", "Learned", "from_facts", "to_facts"]
+__all__ = [
+    "WINDOW_NS",
+    "Attributor",
+    "Boundaries",
+    "Fit",
+    "Learned",
+    "from_facts",
+    "to_facts",
+]

@@ -93,25 +93,31 @@ class Accumulator:
         first, count = self._k, len(sums) - 1
         while changes and changes[0].k <= first + count:
             change = changes[0]
-            place = change.k - first
-            if place == count and not isinstance(change, (Ended, Dispersed)):
+            kind, place = type(change), change.k - first
+            if place == count and kind is not Ended and kind is not Dispersed:
                 break
             changes.popleft()
             if isinstance(change, Direct):
                 found.direct.append((self._bill(change.work.request), change))
-                continue
-            for request in change.requests if isinstance(change, Dispersed) else (change.request,):
-                bill = self.bills.get(request)
-                if bill is not None and bill.segment is not None:
-                    found.over.append(Stretch(bill, bill.segment, place))
-                    bill.segment = None
-            if isinstance(change, Joins):
-                segment = Segment(change.k, change.context, sums[place].copy())
-                self._bill(change.request).segment = segment
-                found.opened.append(segment)
-            elif isinstance(change, Ended):
-                found.ended.append(change.request)
+            elif isinstance(change, Dispersed):
+                for request in change.requests:
+                    self._end_stretch(self.bills.get(request), place, found)
+            elif isinstance(change, Joins):
+                bill = self._bill(change.request)
+                self._end_stretch(bill, place, found)
+                bill.segment = Segment(change.k, change.context, sums[place].copy())
+                found.opened.append(bill.segment)
+            else:
+                self._end_stretch(self.bills.get(change.request), place, found)
+                if kind is Ended:
+                    found.ended.append(change.request)
         return found
+
+    def _end_stretch(self, bill: Bill | None, place: int, found: _Changed) -> None:
+        """The bill's open segment, if it has one, is over."""
+        if bill is not None and bill.segment is not None:
+            found.over.append(Stretch(bill, bill.segment, place))
+            bill.segment = None
 
     def take(self, request: str) -> Bill:
         """The bill of a request that has ended, out of the books of open ones."""

@@ -29,7 +29,7 @@ from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
 from meter.attribution.learned import Learned, known_of
 from meter.attribution.load import experts_awake
-from meter.attribution.order import Reorder
+from meter.attribution.order import WINDOW_NS, Reorder
 from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
 from meter.attribution.running import running, together
@@ -90,6 +90,7 @@ class Attributor:
     life had learned, where calibration begins. With ``hindsight`` nothing settles before
     ``finish``, and then with coefficients that all intervals have taught. ``watch`` is shown each
     block of a device's intervals as its joules are handed out, and how many of them are closed.
+    Events may come ``window_ns`` out of order.
     Devices and engines may also come as events. No method raises on odd input: what cannot be used
     is counted.
     """
@@ -102,9 +103,10 @@ class Attributor:
         restored: Iterable[Learned] = (),
         hindsight: bool = False,
         watch: Callable[[str, Block, int], None] | None = None,
+        window_ns: int = WINDOW_NS,
     ) -> None:
         self._watch = watch
-        self._reorder = Reorder(at_leisure=hindsight)
+        self._reorder = Reorder(window_ns, at_leisure=hindsight)
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
@@ -147,6 +149,11 @@ class Attributor:
                 self._learn(work, self._owners(id))
         self._settle()
         self._groups.finish()
+
+    @property
+    def out_of_order(self) -> int:
+        """How many events came later than the window allows."""
+        return self._reorder.late
 
     def fits(self) -> Mapping[str, Fit]:
         """Each device's fit as it stands."""

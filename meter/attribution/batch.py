@@ -137,13 +137,13 @@ class Batch:
         if step.same:
             return step.work
         k, offset = self.passes, self._joined.get
-        return [
+        return [  # by place, not by name: in full form this is where a replay spends its time
             work
             for work in step.work
-            if offset(work.request) != work.context - k
-            or work.tokens != 1
-            or work.phase is not _DECODE
-            or work.kept is not None
+            if offset(work[0]) != work[2] - k
+            or work[1] != 1
+            or work[3] is not _DECODE
+            or work[4] is not None
         ]
 
     def apply(

@@ -44,10 +44,13 @@ class Curve:
         rates = amounts / np.maximum(ends - starts, 1e-12)[:, None]
         times = np.concatenate((starts, ends))
         order = np.argsort(times, kind="stable")
-        times = times[order]
-        slopes = np.cumsum(np.concatenate((rates, -rates))[order], axis=0)
-        grown = np.cumsum(slopes[:-1] * np.diff(times)[:, None], axis=0)
-        return cls(times, np.concatenate((np.zeros((1, amounts.shape[1])), grown)))
+        times = times.take(order)
+        slopes = np.concatenate((rates, -rates)).take(order, axis=0)
+        np.cumsum(slopes, axis=0, out=slopes)
+        totals = np.zeros_like(slopes)
+        np.multiply(slopes[:-1], np.diff(times)[:, None], out=totals[1:])
+        np.cumsum(totals, axis=0, out=totals)
+        return cls(times, totals)
 
     @classmethod
     def of_steps(cls, edges: Array, rates: Array) -> Curve:

@@ -27,7 +27,6 @@ from meter.model import (
 WINDOW_NS = 2_000_000_000
 
 _RELEASE_EVERY_NS = 50_000_000
-_RELEASE_SELDOM_NS = 1_000_000_000
 
 #: Time, rank of meaning, owner, epoch, sequence, name, number of arrival; and the event itself.
 _Held = tuple[int, int, str, int, int, str, int, Event]
@@ -58,7 +57,7 @@ class Reorder:
 
     def __init__(self, window_ns: int = WINDOW_NS, at_leisure: bool = False) -> None:
         self._window_ns = window_ns
-        self._every_ns = _RELEASE_SELDOM_NS if at_leisure else _RELEASE_EVERY_NS
+        self._every_ns = window_ns // 2 if at_leisure else _RELEASE_EVERY_NS
         self._sorted: list[_Held] = []
         self._new: list[_Held] = []
         self._arrivals = 0

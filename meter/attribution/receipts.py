@@ -8,7 +8,9 @@ from itertools import pairwise
 
 from meter.attribution.bill import Bill
 from meter.attribution.engine import Request
-from meter.model import Engine, Quality, Receipt, worst
+from meter.model import Engine, Quality, Receipt, unfrozen, worst
+
+_OpenReceipt = unfrozen(Receipt)
 
 
 def receipt_of(
@@ -22,7 +24,7 @@ def receipt_of(
 ) -> Receipt:
     """The receipt of one engine request, under the name ``id``."""
     opened, closed = request.opened, request.closed
-    return Receipt(
+    receipt = _OpenReceipt(
         id=id,
         engine=engine.id,
         model=opened.model or engine.model,
@@ -41,8 +43,11 @@ def receipt_of(
         quality=quality,
         final=final,
         requests=(opened.request,),
+        children=(),
         missed=request.missed,
     )
+    receipt.__class__ = Receipt
+    return receipt
 
 
 def joined(id: str, children: Sequence[Receipt]) -> Receipt:

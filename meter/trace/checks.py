@@ -100,14 +100,14 @@ class Checks:
 
         ``AheadError``: where the next line does not ``deny`` it, take it with ``leap``.
         """
-        if isinstance(event, Step):
-            t_ns = event.t1_ns
-            if event.engine not in self._open:
-                raise LineError(_stranger("engine", event.engine, self._open))
-        elif isinstance(event, Reading):
+        if isinstance(event, Reading):
             t_ns = event.t_ns
             if event.device not in self.devices:
                 raise LineError(_stranger("device", event.device, self.devices))
+        elif isinstance(event, Step):
+            t_ns = event.t1_ns
+            if event.engine not in self._open:
+                raise LineError(_stranger("engine", event.engine, self._open))
         else:
             t_ns = event.t_ns
             self._meet(event)

@@ -8,14 +8,13 @@ beyond that a reader turns to the numbers' own texts, and stays there: times and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, make_dataclass
 from operator import itemgetter
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
 
-from meter.model import Event, Reading, RequestClosed, RequestOpened, Step, Work
+from meter.model import Event, Reading, RequestClosed, RequestOpened, Step, Work, unfrozen
 from meter.trace.exact import (
     TooLargeError,
     ns_of_float,
@@ -27,7 +26,6 @@ from meter.trace.fields import NUMBER_MAX, TOKENS_MAX
 from meter.trace.parse import STEP_NS_MAX, twice
 
 N = TypeVar("N", float, Raw)
-T = TypeVar("T")
 _Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 _Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 
@@ -50,18 +48,8 @@ class _Work(Work):
     kept: _Count | None
 
 
-def _twin(frozen: type[T]) -> type[T]:
-    """A class whose values can become ``frozen``'s, at a quarter of what its own way costs.
-
-    A frozen dataclass sets each field through ``object.__setattr__``. Its twin is not frozen and
-    has the same slots, so that ``value.__class__ = frozen`` is allowed, and all that is missing.
-    """
-    names = [(field.name, Any) for field in fields(cast("Any", frozen))]
-    return cast("type[T]", make_dataclass("_Twin", names, slots=True))
-
-
-_OpenStep, _OpenReading = _twin(Step), _twin(Reading)
-_OpenOpened, _OpenClosed = _twin(RequestOpened), _twin(RequestClosed)
+_OpenStep, _OpenReading = unfrozen(Step), unfrozen(Reading)
+_OpenOpened, _OpenClosed = unfrozen(RequestOpened), unfrozen(RequestClosed)
 _request_of = itemgetter(0)
 
 
