@@ -22,7 +22,7 @@ help:
 	@echo 'make demo [SECONDS=20]       the meter on a simulated GPU, with traffic'
 	@echo 'make demo-vllm [SECONDS=60]  the same on a real vLLM, on this CPU'
 	@echo 'make test                    lint, types and all tests, the real vLLM included'
-	@echo 'make test-vllm               the same on other versions of vLLM, its meter killed in mid-run'
+	@echo 'make test-vllm               the same on other versions and layouts of vLLM, its meter killed'
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
@@ -62,6 +62,7 @@ test-vllm: install
 	    VLLM_VERSION=$$version $(BIN)/python -m pytest tests/work/test_vllm_scheduler.py || exit 1; \
 	done
 	VLLM_VERSIONS='$(VLLM_VERSIONS)' $(BIN)/python -m pytest -s tests/versions/check_versions.py
+	$(BIN)/python -m pytest tests/versions/check_starts.py
 
 lint: install
 	$(BIN)/ruff check .

