@@ -143,7 +143,8 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
     losses = [loss for e in engines for loss in e.lost if _meets(loss, low_ns, high_ns)]
     lost_spans = _spans([(loss.start_ns - low_ns, loss.end_ns - low_ns) for loss in losses])
     busy = np.concatenate((np.stack((gap, t1), axis=1), lost_spans))
-    outside = _complement(busy, (high_ns - low_ns) * _S)
+    length_s = (high_ns - low_ns) * _S
+    outside = _complement(busy, length_s)
     startups = [
         (up - low_ns, (high_ns if ready is None else ready) - low_ns)
         for e in engines
@@ -160,7 +161,7 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
         heads=passes.heads(rows),
         gap_s=gap_s,
         outside=outside,
-        startup=_within(outside, _spans(startups)),
+        startup=_within(outside, _union(_spans(startups), length_s)),
         lost_spans=lost_spans,
         lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), SIZE),
     )
@@ -219,6 +220,11 @@ def _complement(busy: Array, length_s: float) -> Array:
     ends = np.clip(np.concatenate((busy[:, 0], [length_s])), 0.0, length_s)
     free = ends > starts
     return np.stack((starts[free], ends[free]), axis=1)
+
+
+def _union(spans: Array, length_s: float) -> Array:
+    """What any of the spans covers of ``[0, length)``, each moment once."""
+    return _complement(_complement(spans, length_s), length_s)
 
 
 def _within(spans: Array, wanted: Array) -> Array:

@@ -166,6 +166,21 @@ def test_startup_lies_between_up_and_ready() -> None:
     assert conserved(s)
 
 
+def test_engines_that_start_together_on_one_device_start_up_once() -> None:
+    """Two data-parallel ranks on one device: their time is not counted twice, nor idle negative."""
+    core = Attributor([CONTINUOUS], [ENGINE, replace(ENGINE, id="1")])
+    for engine, up, ready in (("0", 2, 5), ("1", 3, 7)):
+        core.feed(EngineEvent(engine, up * 1_000_000_000, "up"))
+        core.feed(EngineEvent(engine, ready * 1_000_000_000, "ready"))
+    for second in range(11):
+        core.feed(Reading("GPU-0", second * 1_000_000_000 + 1, second * 100_000_000))
+    core.finish()
+    s = core.snapshot()
+    assert s.total_j(Account.STARTUP) == pytest.approx(500.0, rel=1e-6)
+    assert s.total_j(Account.IDLE) == pytest.approx(500.0, rel=1e-6)
+    assert conserved(s)
+
+
 def test_an_engine_that_dies_closes_its_requests() -> None:
     """A request open at the engine's end has a receipt with the reason `lost`."""
     core = Attributor([CONTINUOUS], [ENGINE])

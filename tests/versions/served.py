@@ -155,3 +155,4 @@ def check_receipts(metered: Metered, usages: dict[str, dict[str, Any] | None]) -
         assert receipt["fidelity"] == "step"
     summary = until(lambda: (found := metered.summary()) and closes(found) and found, 30, metered)
     assert summary["attributed_j"] > 0
+    assert all(summary[part] >= 0 for part in ("idle_j", "startup_j", "unattributed_j"))
