@@ -145,7 +145,9 @@ class Demo:
         """Everything; returns what the closing table shows. Raises ``EndedError``."""
         page = free_port(PAGE_PORT if port is None else port)
         if port and page != port:
-            raise EndedError(f"port {port} is taken: choose another (--port), 0 for any free one")
+            raise EndedError(
+                f"port {port} cannot be had: choose another (--port), 0 for any free one"
+            )
         self._console.print(f"joulemeter demo: {self._stage.title}", highlight=False)
         self._console.print(f"page and metrics: http://127.0.0.1:{page}", highlight=False)
         metered = Metered.start(self._stage, self._folder, page, self._record)

@@ -51,7 +51,7 @@ def free_port(preferred: int = 0) -> int:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
+            except (OSError, OverflowError):  # taken, not for us, or no port at all
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no port is free on 127.0.0.1")

@@ -70,8 +70,9 @@ def listen(url: str, query: Query, sockets: list[Any] | None = None) -> Iterator
                 )
             yield from _events(response)
     except (OSError, http.client.HTTPException, ValueError) as error:
+        why = getattr(error, "strerror", None) or error or type(error).__name__
         raise FeedError(
-            f"no meter answers at {url} ({error or type(error).__name__}): "
+            f"no meter answers at {url} ({why}): "
             "start one (joulemeter run -- …), or name its address with --url"
         ) from error
 

@@ -119,8 +119,9 @@ def test_a_taken_port_that_is_asked_for_is_refused(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(EndedError, match=f"port {port} is taken: .*--port"):
-            Demo(stage, tmp_path, console, threading.Event()).run(1.0, port)
+        for wrong in (port, 70_000, -1):
+            with pytest.raises(EndedError, match=f"port {wrong} cannot be had: .*--port"):
+                Demo(stage, tmp_path, console, threading.Event()).run(1.0, wrong)
 
 
 def test_a_taken_port_is_not_chosen() -> None:
