@@ -9,7 +9,7 @@ from grafana.tables import Column, table_panel
 
 
 def coefficients() -> Section:
-    by = "instance, gpu, name"
+    by = "instance, gpu, model, name"
     value = f"max by ({by}) ({q.series('joulemeter_coefficient', scope=q.TARGET)})"
     sd = f"max by ({by}) ({q.series('joulemeter_coefficient_sd', scope=q.TARGET)})"
     before = q.series("joulemeter_coefficient", scope=q.TARGET)
@@ -23,13 +23,13 @@ def coefficients() -> Section:
                     "Coefficients",
                     "What work costs, as learned: static_w in watts, F joules a step, a and b "
                     "joules a prefill and a decode token, q joules a pair, c joules a context "
-                    "token, e joules for all experts. Doubt is one standard deviation; drift is "
-                    "the change over the time shown.",
+                    "token, e joules for all experts; of each model, where several share a card. "
+                    "Doubt is one standard deviation; drift is the change over the time shown.",
                     "none",
                     "of the doubt: orange from 20 %, the data cannot tell it well. Of the drift: "
                     "orange beyond 20 % either way.",
                 ),
-                {"instance": "Instance", "gpu": "GPU", "name": "Coefficient"},
+                {"instance": "Instance", "gpu": "GPU", "model": "Model", "name": "Coefficient"},
                 [
                     Column("Value", value, "sishort"),
                     Column("Doubt", doubt, "percentunit", 1, ((None, "green"), (0.2, "orange"))),

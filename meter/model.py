@@ -362,9 +362,11 @@ class DeviceState:
     ``measured_j`` is everything the counter moved since the first reading; ``pending_j`` the part
     of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of
     DESIGN section 5 (``static_w, F, a, q, b, c, e``) to joules (watts for ``static_w``); an ``sd``
-    of ``None`` means nothing is known. ``latency_s`` is how long the last call took; ``delay_s``
-    how late the counter shows what was drawn, ``smear_s`` the width of the window over which it
-    averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while not found.
+    of ``None`` means nothing is known. Where engines of several models share the device there is
+    ``static_w`` alone, and ``by_model`` holds the others with their sd. ``latency_s`` is how long
+    the last call took; ``delay_s`` how late the counter shows what was drawn, ``smear_s`` the width
+    of the window over which it averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while
+    not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     ``counter_uj``: what the counter itself said last, microjoules.
     """
@@ -385,6 +387,7 @@ class DeviceState:
     delay_sd_s: float | None = None
     jumps: int = 0
     counter_uj: int | None = None
+    by_model: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(default_factory=dict)
 
     @property
     def settled_j(self) -> float:

@@ -220,6 +220,13 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "conservation_error_j": s.conservation_error_j,
         "requests": len(replayed.receipts),
         "coefficients": {d.device.id: dict(d.coefficients) for d in s.devices},
+        "by_model": {
+            d.device.id: {
+                m: {n: v for n, (v, _) in costs.items()} for m, costs in d.by_model.items()
+            }
+            for d in s.devices
+            if d.by_model
+        },
         "latency_s": {d.device.id: d.delay_s for d in s.devices},
         "smear_s": {d.device.id: d.smear_s for d in s.devices},
         "refresh_s": {d.device.id: d.refresh_s for d in s.devices},

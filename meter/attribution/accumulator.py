@@ -153,12 +153,14 @@ class Accumulator:
         rows = moved[1:]
         k = (block.rows[:, passes.K] - self._k0).astype(np.float64)
         f, c = block.member_j, block.context_j
+        uu, uv, vv = block.u**2, block.u * block.v, block.v**2
+        uu, uv, vv = uu + block.others[0], uv + block.others[1], vv + block.others[2]
         columns = (
             *(f, c, c * k),
             *(block.gap_s, block.step_share, block.factor, block.factor * k, block.expert_share),
             block.unlearned,
-            *(block.u**2, block.u * block.v, block.v**2),
-            *(block.u * block.v * k, block.v**2 * k, block.v**2 * k**2),
+            *(uu, uv, vv),
+            *(uv * k, vv * k, vv * k**2),
         )
         for i, column in enumerate(columns):
             rows[:, i] = column

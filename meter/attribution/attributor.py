@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from meter.attribution.bill import Bill
 from meter.attribution.books import Books
-from meter.attribution.calibration import Calibration
-from meter.attribution.coefficients import GENERIC, NAMES, Prior, roofline_prior, with_experts
+from meter.attribution.calibration import Calibration, Kind
+from meter.attribution.coefficients import roofline_prior
 from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.engine import EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter, Interval
 from meter.attribution.learned import Learned, known_of
-from meter.attribution.load import experts_awake
+from meter.attribution.load import Owner, experts_awake
 from meter.attribution.order import WINDOW_NS, Reorder
 from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
@@ -160,12 +160,13 @@ class Attributor:
         return {id: work.calibration.fit for id, work in self._devices.items()}
 
     def learned(self) -> list[Learned]:
-        """What each device that serves one model has taught, once it is sure."""
+        """What each device of one engine has taught, once it is sure."""
         known = []
         for id, work in self._devices.items():
             models = {owner.model for owner in self._owners(id)}
-            if len(models) == 1 and work.calibration.fit.converged:
-                known.append(Learned(id, models.pop(), work.calibration.fit))
+            fit = work.calibration.fit
+            if len(models) == 1 and fit.converged and not fit.shared:
+                known.append(Learned(id, models.pop(), fit))
         return known
 
     # --- out
@@ -293,13 +294,10 @@ class Attributor:
         if known is not None:
             known.waiting.extend(known.counter.become(device))
             return known
-        calibration = Calibration(
-            self._prior(device),
-            self._fits.get(device.id),
-            self._hindsight,
-        )
+        calibration = Calibration(self._fits.get(device.id), self._hindsight)
         work = _DeviceWork(Counter(device, self._hindsight), calibration)
         self._devices[device.id] = work
+        self._tell_engines(work)
         return work
 
     def _find(self, event: DeviceFound) -> None:
@@ -341,15 +339,15 @@ class Attributor:
         """Where the calibration of an engine's device begins, while it has learned nothing."""
         work = self._devices.get(device)
         if work is not None:
-            work.calibration.believe(self._prior(work.counter.device))
+            self._tell_engines(work)
             work.calibration.restore(self._restored.get((device, info.model or "")))
 
-    def _prior(self, device: Device) -> Prior:
-        """The roofline's prior where one engine alone owns the device; a shape elsewhere."""
-        owners = [e.info for e in self._engines.values() if device.id in e.info.devices]
-        if len(owners) == 1:
-            return roofline_prior(owners[0], device, shards=len(owners[0].devices))
-        return with_experts(GENERIC) if any(e.experts for e in owners) else GENERIC
+    def _tell_engines(self, work: _DeviceWork) -> None:
+        """Tell a device's calibration which engines there are, and what data sheets say of them."""
+        device = work.counter.device
+        infos = [engine.info for engine in self._owners(device.id)]
+        priors = {_kind(e): roofline_prior(e, device, shards=len(e.devices)) for e in infos}
+        work.calibration.believe(priors, shared=len(infos) > 1)
 
     def _engine(self, id: str) -> EngineState:
         """The engine of that name; one that nobody announced owns every device."""
@@ -379,13 +377,18 @@ class Attributor:
     def _owners(self, device: str) -> list[EngineState]:
         return [e for e in self._engines.values() if device in e.info.devices]
 
-    def _learn(self, work: _DeviceWork, owners: list[EngineState]) -> None:
+    def _owned(self, work: _DeviceWork, engines: Sequence[EngineState]) -> list[Owner]:
+        """``engines``, and which of the device's models each of them serves."""
+        place = work.calibration.place
+        return [Owner(engine, place(_kind(engine.info))) for engine in engines]
+
+    def _learn(self, work: _DeviceWork, engines: list[EngineState]) -> None:
         """With hindsight: learn from all intervals before any of them is closed.
 
         The first round prices with the prior; a later one that leaves the counter's window where it
         was has nothing more to tell.
         """
-        calibration = work.calibration
+        calibration, owners = work.calibration, self._owned(work, engines)
         for round in range(_HINDSIGHT_ROUNDS):
             before = calibration.fit.window
             calibration.forget()
@@ -423,7 +426,7 @@ class Attributor:
             cut = len(block) < len(work.waiting) and (
                 work.waiting[len(block)].start_ns != block[-1].end_ns
             )
-            evaluated = evaluate(block, owners, fit)
+            evaluated = evaluate(block, self._owned(work, owners), fit)
             ends = (self._finishing and len(block) == len(work.waiting)) or cut
             strange, closed = foreign(evaluated, work.past, ends)
             if not closed:
@@ -545,13 +548,15 @@ class Attributor:
         """What the fits of the engine's devices do not know; worked out once a settlement."""
         id = engine.info.id
         if id not in self._unknowns:
-            fits = [
-                self._devices[device].calibration.fit
+            kind = _kind(engine.info)
+            known = [
+                self._devices[device].calibration
                 for device in engine.info.devices
                 if device in self._devices
             ]
-            covariance = sum((fit.doubts() for fit in fits), np.zeros((DOUBTED, DOUBTED)))
-            drift = max((fit.drift for fit in fits), default=0.0)
+            doubts = [calibration.fit.doubts(calibration.place(kind)) for calibration in known]
+            covariance = sum(doubts, np.zeros((DOUBTED, DOUBTED)))
+            drift = max((calibration.fit.drift for calibration in known), default=0.0)
             self._unknowns[id] = Unknown(covariance, drift)
         return self._unknowns[id]
 
@@ -561,6 +566,7 @@ class Attributor:
             engine.table.waiting_j(counter.device.id) for engine in self._owners(counter.device.id)
         )
         last = counter.last
+        told = work.calibration.told()
         return DeviceState(
             device=counter.device,
             measured_j=counter.moved_uj / 1e6,
@@ -568,8 +574,8 @@ class Attributor:
             power_w=last.power_w if last else None,
             refresh_s=counter.refresh_s,
             latency_s=last.latency_s if last else None,
-            coefficients=dict(zip(NAMES, fit.coefficients, strict=True)),
-            coefficient_sd=dict(zip(NAMES, fit.sd(), strict=True)),
+            coefficients=told.coefficients,
+            coefficient_sd=told.sd,
             intervals=work.intervals,
             resets=counter.resets,
             last_reading_ns=last.t_ns if last else None,
@@ -578,4 +584,9 @@ class Attributor:
             delay_sd_s=fit.window.doubt_s,
             jumps=counter.jumps,
             counter_uj=last.energy_uj if last else None,
+            by_model=told.by_model,
         )
+
+
+def _kind(engine: Engine) -> Kind:
+    return Kind(engine.model or "", len(engine.devices))

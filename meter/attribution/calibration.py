@@ -8,17 +8,27 @@ not teach.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meter.attribution.coefficients import GENERIC, Prior
+from meter.attribution.coefficients import GENERIC, NAMES, Prior
 from meter.attribution.curve import Array, Curve
 from meter.attribution.delay import Seen, find_window
-from meter.attribution.fit import SIZE, Fit, Rows, fit_rows, unfitted
-from meter.attribution.load import RUN_S
+from meter.attribution.fit import (
+    SIZE,
+    Fit,
+    Rows,
+    beside_others,
+    fit_rows,
+    steps_of,
+    unfitted,
+    widened,
+)
+from meter.attribution.load import FEATURES, RUN_S
 from meter.attribution.settle import Block
 
 _WINDOW = 4096
@@ -29,6 +39,21 @@ _SEARCH_FIRST = 100
 _SEARCH_EVERY_MAX = 3000
 _SEARCHED = 1500
 _SEARCHED_IN_HINDSIGHT = 6000
+
+
+class Kind(NamedTuple):
+    """What engines have to share to have coefficients in common; ``devices``: how many they use."""
+
+    model: str
+    devices: int
+
+
+class Told(NamedTuple):
+    """As in ``DeviceState``."""
+
+    coefficients: dict[str, float]
+    sd: dict[str, float]
+    by_model: dict[str, dict[str, tuple[float, float]]]
 
 
 class _Kept(NamedTuple):
@@ -48,18 +73,18 @@ class _Kept(NamedTuple):
 class Calibration:
     """The intervals of one device and the fit to them, renewed as they come.
 
-    ``fixed`` replaces learning by a given fit; ``hindsight`` keeps everything and fits only when
-    asked to (replay over a whole trace).
+    The kinds of engines on the device have coefficients of their own, in the order in which they
+    came. ``fixed`` replaces learning by a given fit; ``hindsight`` keeps everything and fits only
+    when asked to (replay over a whole trace).
     """
 
     def __init__(
         self,
-        prior: Prior = GENERIC,
         fixed: Fit | None = None,
         hindsight: bool = False,
     ) -> None:
-        self.prior = prior
-        self.fit = fixed or unfitted(prior)
+        self._priors: dict[Kind, Prior] = {}
+        self.fit = fixed or unfitted([GENERIC])
         self._fixed = fixed is not None
         self._restored: Fit | None = None
         self._hindsight = hindsight
@@ -71,12 +96,67 @@ class Calibration:
         self._due = _FIRST_FIT
         self._search_due = _SEARCH_FIRST
 
-    def believe(self, prior: Prior) -> None:
-        """Take another prior: more is known of the engine now."""
-        if prior != self.prior:
-            self.prior = prior
-            if self.fit.intervals == 0:
-                self.fit = unfitted(prior)
+    def place(self, kind: Kind) -> int:
+        """Which of the fit's models an engine of this kind is."""
+        known = list(self._priors)[: len(self.fit.coefficients)]
+        return known.index(kind) if kind in known else 0
+
+    def told(self) -> Told:
+        """What was learned, by name."""
+        fit = self.fit
+        models = range(len(fit.coefficients))
+        costs = [dict(zip(NAMES, fit.usual(model), strict=True)) for model in models]
+        doubts = [dict(zip(NAMES, fit.sd(model), strict=True)) for model in models]
+        if len(costs) == 1:
+            return Told(costs[0], doubts[0], {})
+        static, own = NAMES[0], NAMES[1:]
+        by_model = {
+            name: {key: (costs[place][key], doubts[place][key]) for key in own}
+            for place, name in enumerate(self._names())
+        }
+        return Told({static: costs[0][static]}, {static: doubts[0][static]}, by_model)
+
+    def _names(self) -> list[str]:
+        """What the models are called: by how many devices too, where that tells them apart."""
+        models = [kind.model for kind in self._priors]
+        return [
+            kind.model if models.count(kind.model) == 1 else f"{kind.model} ×{kind.devices}"
+            for kind in self._priors
+        ]
+
+    def believe(self, priors: Mapping[Kind, Prior], shared: bool = False) -> None:
+        """Take the priors of the kinds that are on the device now; ``shared``: by several engines.
+
+        Where a kind has made room for another, what was learned is dropped. Where one comes beside
+        others it is believed like an earlier life's, for work is seen in another form from now on.
+        """
+        if self._fixed:
+            self._priors |= priors
+        if self._fixed or not priors:
+            return
+        new = [prior for kind, prior in priors.items() if kind not in self._priors]
+        replaced = bool(new and self._priors.keys() - priors.keys())
+        learned = not replaced and (self.fit.intervals > 0 or self._restored is not None)
+        self._priors = dict(priors) if replaced else self._priors | dict(priors)
+        if learned:
+            fit = self.fit
+            for prior in new:
+                fit = widened(fit, prior)
+        else:
+            fit = replace(unfitted([*self._priors.values()]), window=self.fit.window)
+        if shared:
+            fit = beside_others(fit)
+        if replaced or self._form(fit) != self._form(self.fit):
+            self.forget()
+            self._rows = np.zeros((0, len(fit.covariance) + 4))
+            self._due, self._search_due = _FIRST_FIT, _SEARCH_FIRST
+            self._restored = fit if learned else None
+        self.fit = fit
+
+    @staticmethod
+    def _form(fit: Fit) -> tuple[int, bool]:
+        """Rows that were taken for one form of a fit say nothing to another."""
+        return len(fit.coefficients), fit.shared
 
     def restore(self, fit: Fit | None) -> None:
         """Begin where an earlier life ended, unless something was learned already.
@@ -84,8 +164,11 @@ class Calibration:
         It does not count as converged: what is too low would make a stranger of all that is above
         it, which teaches nothing, and so it would never be put right.
         """
-        if fit is not None and not self._fixed and self.fit.intervals == 0:
-            self.fit = self._restored = replace(fit, converged=False)
+        if fit is None or self._fixed or len(fit.coefficients) != len(self.fit.coefficients):
+            return
+        if self.fit.intervals == 0:
+            known = beside_others(fit) if self.fit.shared else fit
+            self.fit = self._restored = replace(known, converged=False)
 
     def add(self, block: Block, closed: int, strange: NDArray[np.bool_]) -> None:
         """Learn from the first ``closed`` intervals of a block, but for the strange ones."""
@@ -95,7 +178,7 @@ class Calibration:
         self._keep(block, closed, usable)
         rows = np.column_stack(
             (
-                block.totals[:closed, :SIZE],
+                block.features[:closed],
                 block.energy_j[:closed],
                 block.totals[:closed, RUN_S],
                 block.run_share[:closed],
@@ -103,7 +186,7 @@ class Calibration:
             )
         )[usable]
         self._seen += len(rows)
-        self._busy += int((rows[:, 1] > 1e-9).sum())
+        self._busy += int((steps_of(rows[:, :-4]) > 1e-9).sum())
         self._rows = np.concatenate((self._rows, rows))
         if not self._hindsight:
             self._rows = self._rows[-_WINDOW:]
@@ -133,7 +216,11 @@ class Calibration:
         if len(self._rows) >= _FIRST_FIT and self._busy:
             converged = self._busy >= _CONVERGED
             rows = Rows.of(self._rows)
-            self.fit = fit_rows(rows, self.prior, converged, self.fit.window, self._restored)
+            priors = [*self._priors.values()] or [GENERIC]
+            before = self.fit
+            self.fit = fit_rows(
+                rows, priors, converged, before.window, self._restored, before.shared
+            )
 
     def search(self) -> None:
         """Look for the counter's window anew, and fit with what is found."""
@@ -165,7 +252,7 @@ class Calibration:
         first, last = np.maximum(starts, edges[0] - late), np.minimum(ends, edges[-1] - late)
         inside = last > first
         part = (last - first)[inside] / np.maximum(ends - starts, 1e-12)[inside]
-        columns = [*range(SIZE), RUN_S]
+        columns = [*range(FEATURES, amounts.shape[1]), RUN_S]
         self._kept.append(
             _Kept(
                 block.load.origin_ns,

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from meter.attribution.curve import Array, Curve, Ints
-from meter.attribution.fit import SIZE, Window
+from meter.attribution.fit import Window
 from meter.attribution.median import median
 
 _DELAYS_S = (-0.1, 0.3)
@@ -30,14 +30,14 @@ _GAIN_SHARE_MIN = 0.1
 _ROUNDS = 2
 _FIT_ROUNDS = 8
 _STILL = 0.01
-_RIDGE = 1e-6 * np.eye(SIZE)
+_RIDGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Raw facts of many intervals: what a window is fitted to. Seconds from one origin.
 
-    ``curve``: features and seconds of running (8 columns); ``edges``: of all intervals, each once;
+    ``curve``: features and, last, seconds of running; ``edges``: of all intervals, each once;
     ``starts``, ``ends``, places in it, ``energy_j``, ``run_share``, ``jitter_s``: (n,).
     """
 
@@ -50,7 +50,7 @@ class Seen:
     jitter_s: Array
 
     def work(self, window: Window) -> Array:
-        """Features and running seconds by interval, as seen through ``window``: (n, 8)."""
+        """Features and running seconds by interval, as seen through ``window``: (n, columns)."""
         until = self.curve.through(self.edges - window.delay_s, window.width_s)
         return np.asarray(until[self.ends] - until[self.starts])
 
@@ -59,9 +59,7 @@ class Seen:
         work = self.work(window)
         work[:, 1:] = np.maximum(work[:, 1:], 0.0)
         jitter = self.jitter_s / (self.edges[self.ends] - self.edges[self.starts])
-        return np.column_stack(
-            (work[:, :SIZE], self.energy_j, work[:, SIZE], self.run_share, jitter)
-        )
+        return np.column_stack((work[:, :-1], self.energy_j, work[:, -1], self.run_share, jitter))
 
 
 def find_window(seen: Seen, present: Window) -> Window:
@@ -152,7 +150,7 @@ class _Misfit:
 
         Outliers are held down, beginning with those of the window that was calibrated with.
         """
-        x, y = self._seen.work(window)[:, :SIZE], self._seen.energy_j
+        x, y = self._seen.work(window)[:, :-1], self._seen.energy_j
         size = np.maximum(y, 0.1 * median(y) + 1e-12)
         a = x / size[:, None] / self._sigma[:, None]
         b = y / size / self._sigma
@@ -163,7 +161,7 @@ class _Misfit:
             diagonal = np.diag(hessian).copy()
             diagonal[diagonal <= 0] = 1.0
             scale = 1 / np.sqrt(diagonal)
-            normal = hessian * np.outer(scale, scale) + _RIDGE
+            normal = hessian * np.outer(scale, scale) + _RIDGE * np.eye(len(scale))
             theta = np.linalg.solve(normal, scale * (weighted.T @ b)) * scale
             residual = b - a @ theta
             before, spread = spread, 1.4826 * median(np.abs(residual)) + 1e-12

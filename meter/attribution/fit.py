@@ -1,5 +1,8 @@
 """Fits what work costs to intervals whose joules and work are known.
 
+Engines of different models on one device share its static power, and have coefficients of their own
+for all else: features and coefficients of ``m`` models stand in one row of 1 + 6·m, seconds first.
+
 Robust non-negative least squares on relative residuals (a step's noise is a share of its cost),
 re-weighted by Tukey's biweight so that one bad interval, or a stranger's load, never spoils the
 fit. A prior stands where the data say nothing: its scale is always taken from the data, and how
@@ -8,7 +11,8 @@ firmly it is believed is itself chosen by the data (the firmest that does not wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +24,9 @@ from meter.attribution.median import median
 from meter.attribution.residuals import FLOOR, correlation, drift_of, noise_of, variance_of
 
 SIZE = len(Features._fields)
-#: What a receipt's doubt may rest on: the coefficients, and after them the counter's delay.
+#: Of these, what each model has for itself.
+OWN = SIZE - 1
+#: What a receipt's doubt may rest on: its model's coefficients, and after them the counter's delay.
 DOUBTED = SIZE + 1
 
 _ROUNDS = 8
@@ -52,47 +58,62 @@ class Window(NamedTuple):
 
 
 _SHARP = Window()
-_NO_PACE = Coefficients(*[0.0] * SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Coefficients with their doubt. ``covariance`` is 7 × 7 in the order of ``Features``.
+    """Each model's coefficients, with their doubt; ``static_w`` is the same in all of them.
 
-    ``noise``: robust relative standard deviation of one step. ``pace``: seconds per feature that
-    steps usually take. ``misfit``: what neither noise nor known edges explain of an interval,
-    relative: ticks that wander, a coarse counter, a form that is wrong. ``drift``: the same of many
-    intervals together. ``converged`` is false until enough busy intervals were seen; until then
-    nothing is bounded by the fit.
+    ``covariance``: of all coefficients in one row (1 + 6·m square). ``noise``: robust relative
+    standard deviation of one step. ``pace``: seconds per feature that each model's steps usually
+    take (none while unknown). ``shared``: several engines use the device, and may slow each other
+    down; then ``static_w`` alone holds static power, and a step carries it by the time it took.
+    ``misfit``: what neither noise nor known edges explain of an interval, relative: ticks that
+    wander, a coarse counter, a form that is wrong. ``drift``: the same of many intervals together.
+    ``converged`` is false until enough busy intervals were seen; until then nothing is bounded by
+    the fit.
     """
 
-    coefficients: Coefficients
+    coefficients: tuple[Coefficients, ...]
     covariance: Array
     noise: float
     intervals: int
     converged: bool
     window: Window = _SHARP
-    pace: Coefficients = _NO_PACE
+    pace: tuple[Coefficients, ...] = ()
     misfit: float = FLOOR
     drift: float = 0.0
-    taught: tuple[int, ...] = (0,) * SIZE
+    taught: tuple[int, ...] = ()
+    shared: bool = False
 
-    def sd(self) -> tuple[float, ...]:
-        """One standard deviation of each coefficient."""
-        return tuple(float(v) for v in np.sqrt(np.maximum(np.diag(self.covariance), 0.0)))
+    def usual(self, model: int) -> Coefficients:
+        """A model's coefficients, with the static power of the time that its work usually takes."""
+        own = self.coefficients[model]
+        if not (self.shared and self.pace):
+            return own
+        added = [cost + own.static_w * s for cost, s in zip(own, self.pace[model], strict=True)]
+        return Coefficients(own.static_w, *added[1:])
 
     def knows(self, features: Array, least: int) -> NDArray[np.bool_]:
         """Where all work is of a kind that at least so many intervals have taught: (n,).
 
-        ``features``: (n, 7).
+        ``features``: (n, 1 + 6·m).
         """
+        if not self.taught:
+            return np.zeros(len(features), dtype=bool)
         seldom = np.array(self.taught) < least
         return np.asarray(~(features[:, seldom] > _PRESENT).any(axis=1))
 
-    def doubts(self) -> Array:
-        """Covariance of the coefficients and the delay: 8 × 8."""
+    def sd(self, model: int) -> Coefficients:
+        """One standard deviation of each of a model's coefficients."""
+        variance = np.maximum(np.diag(self.covariance)[columns_of(model)], 0.0)
+        return Coefficients(*np.sqrt(variance).tolist())
+
+    def doubts(self, model: int) -> Array:
+        """Covariance of a model's coefficients and the delay: 8 × 8."""
         doubts = np.zeros((DOUBTED, DOUBTED))
-        doubts[:SIZE, :SIZE] = self.covariance
+        own = columns_of(model)
+        doubts[:SIZE, :SIZE] = self.covariance[np.ix_(own, own)]
         late_s = self.window.doubt_s
         doubts[SIZE, SIZE] = (_UNKNOWN_DELAY_S if late_s is None else late_s) ** 2
         return doubts
@@ -102,16 +123,37 @@ class Fit:
     ) -> Array:
         """Variance of ``ΔE / foreseen`` by interval: steps' noise, edges, and the fit's own doubt.
 
-        ``features``: (n, 7); the rest (n,): joules foreseen, Σ of squared shares of single steps,
-        doubt of the edges as a share of the interval.
+        ``features``: (n, 1 + 6·m); the rest (n,): joules foreseen, Σ of squared shares of single
+        steps, doubt of the edges as a share of the interval.
         """
         doubt = (features @ self.covariance * features).sum(axis=1)
         doubt /= np.maximum(np.square(foreseen_j), 1e-300)
         return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + self.misfit**2)
 
 
+def columns_of(model: int) -> list[int]:
+    """Where a model's features, or coefficients, stand in a row of all models'."""
+    first = 1 + model * OWN
+    return [0, *range(first, first + OWN)]
+
+
+def in_one_row(models: Sequence[Sequence[float]]) -> Array:
+    """All models' coefficients as one row (1 + 6·m)."""
+    return np.array([*models[0][:1], *(value for model in models for value in model[1:])])
+
+
+def by_model(row: Array) -> tuple[Coefficients, ...]:
+    """The reverse."""
+    return tuple(Coefficients(*row[columns_of(model)].tolist()) for model in range(len(row) // OWN))
+
+
+def steps_of(features: Array) -> Array:
+    """How many steps of any model each row (n, 1 + 6·m) holds."""
+    return np.asarray(features[:, 1::OWN].sum(axis=1))
+
+
 class Rows(NamedTuple):
-    """Intervals to learn from, each a row: features (n, 7) and (n,) the rest.
+    """Intervals to learn from, each a row: features (n, 1 + 6·m) and (n,) the rest.
 
     ``energy_j``; ``run_s``, seconds with a step; ``run_share``, Σ of squared shares that single
     steps have in the interval's joules; ``jitter``, doubt of the edges as a share of the interval.
@@ -125,29 +167,66 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, table: Array) -> Rows:
-        """From one array (n, 11), columns in this order."""
-        return cls(table[:, :SIZE], *(table[:, SIZE + i] for i in range(4)))
+        """From one array (n, 1 + 6·m + 4), columns in this order."""
+        return cls(table[:, :-4], *(table[:, i] for i in range(-4, 0)))
 
 
-def unfitted(prior: Prior) -> Fit:
-    """The prior alone, with the doubt it deserves."""
+def unfitted(priors: Sequence[Prior]) -> Fit:
+    """The priors of the device's models alone, with the doubt they deserve."""
+    scale = 0.4 if _informed(priors) else 3.0
+    start = in_one_row([prior.coefficients for prior in priors])
+    return Fit(by_model(start), np.diag(np.square(scale * start)), 0.05, 0, converged=False)
+
+
+def widened(fit: Fit, prior: Prior) -> Fit:
+    """The fit, and a further model beside those it knows."""
     scale = 0.4 if prior.informed else 3.0
-    doubt = np.diag([(scale * value) ** 2 for value in prior.coefficients])
-    return Fit(prior.coefficients, doubt, 0.05, 0, converged=False)
+    own = np.array(prior.coefficients[1:])
+    size = len(fit.covariance)
+    covariance = np.diag(np.concatenate((np.zeros(size), np.square(scale * own))))
+    covariance[:size, :size] = fit.covariance
+    row = np.concatenate((in_one_row(fit.coefficients), own))
+    pace = np.concatenate((in_one_row(fit.pace), np.zeros(OWN))) if fit.pace else np.zeros(0)
+    return replace(
+        fit,
+        coefficients=by_model(row),
+        covariance=covariance,
+        pace=by_model(pace),
+        converged=False,
+        taught=(),
+    )
+
+
+def beside_others(fit: Fit) -> Fit:
+    """The fit of a device that several engines use from now on."""
+    if fit.shared:
+        return fit
+    row = in_one_row(fit.coefficients)
+    if fit.pace:
+        row[1:] = np.maximum(row[1:] - row[0] * in_one_row(fit.pace)[1:], 0.0)
+    return replace(fit, coefficients=by_model(row), shared=True, converged=False)
 
 
 def fit_rows(
-    rows: Rows, prior: Prior, converged: bool, window: Window, restored: Fit | None = None
+    rows: Rows,
+    priors: Sequence[Prior],
+    converged: bool,
+    window: Window,
+    restored: Fit | None = None,
+    shared: bool = False,
 ) -> Fit:
-    """Fit coefficients to ``rows``; ``restored`` is what an earlier life had learned."""
+    """Fit coefficients to ``rows``; ``restored`` is what an earlier life had learned.
+
+    ``shared``: as in ``Fit``; then the features' seconds hold all time, steps' too.
+    """
     if restored is not None:
-        start = np.array(restored.coefficients)
+        start = in_one_row(restored.coefficients)
         doubt = _AGED**2 * restored.covariance + np.diag(np.square(_FADED * start) + 1e-30)
         belief = _inverse(doubt)
     else:
-        start = _scaled(prior.coefficients, rows)
+        start = _scaled(in_one_row([prior.coefficients for prior in priors]), rows)
         belief = np.diag(1.0 / np.square(np.maximum(start, 1e-30)))
-    informed = prior.informed or restored is not None
+    informed = _informed(priors) or restored is not None
     best: _Solution | None = None
     found: _Solution | None = None
     for firmness in reversed(_FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC):
@@ -155,29 +234,36 @@ def fit_rows(
         if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
             best = found if best is None else found._replace(loss=best.loss)
     assert best is not None
-    theta = Coefficients(*(float(v) for v in best.theta))
+    theta = best.theta.copy()
+    theta[0] = min(theta[0], _most_static_w(rows, shared))
     return Fit(
-        coefficients=theta._replace(static_w=min(theta.static_w, _most_static_w(rows))),
+        coefficients=by_model(theta),
         covariance=best.covariance,
         noise=best.noise,
         intervals=len(rows.energy_j),
         converged=converged,
         window=window,
-        pace=_pace(rows, best.trust),
+        pace=by_model(_pace(rows, best.trust)),
         misfit=best.misfit,
         drift=best.drift,
+        shared=shared,
         taught=tuple((rows.features > _PRESENT).sum(axis=0).tolist()),
     )
 
 
-def _most_static_w(rows: Rows) -> float:
+def _most_static_w(rows: Rows, shared: bool) -> float:
     """Static power always flows: it is not above what intervals of the least power drew.
 
     An engine that is always busy shows static power only in gaps of microseconds: there the fit
     took thousands of watts, and their idle with it.
     """
-    seconds = np.maximum(rows.features[:, 0] + rows.run_s, 1e-9)
-    return _ABOVE_LEAST * float(np.quantile(rows.energy_j / seconds, _LEAST))
+    seconds = rows.features[:, 0] if shared else rows.features[:, 0] + rows.run_s
+    power_w = rows.energy_j / np.maximum(seconds, 1e-9)
+    return _ABOVE_LEAST * float(np.quantile(power_w, _LEAST))
+
+
+def _informed(priors: Sequence[Prior]) -> bool:
+    return all(prior.informed for prior in priors)
 
 
 class _Solution(NamedTuple):
@@ -190,29 +276,33 @@ class _Solution(NamedTuple):
     trust: Array
 
 
-def _scaled(shape: Coefficients, rows: Rows) -> Array:
-    """The prior, brought to the scale of the data: static and step costs each by its median."""
+def _scaled(shape: Array, rows: Rows) -> Array:
+    """The prior, brought to the scale of the data: static and step costs each by its median.
+
+    Of several models, each by what is left of all together.
+    """
     x, y = rows.features, rows.energy_j
-    theta = np.array(shape)
-    only_idle = (x[:, 0] > 0) & (x[:, 1] <= 1e-9)
-    busy = x[:, 1] > 1e-9
+    theta = shape.copy()
+    busy = steps_of(x) > 1e-9
+    only_idle = (x[:, 0] > 0) & ~busy
     if only_idle.any():
         theta[0] = median(y[only_idle] / x[only_idle, 0])
     if busy.any():
         left = np.maximum(y[busy] - theta[0] * x[busy, 0], 0.0)
-        theta[1:] *= max(median(left / (x[busy, 1:] @ theta[1:])), 1e-12)
+        foreseen = x[busy, 1:] @ theta[1:]
+        theta[1:] *= max(median(left / foreseen), 1e-12)
     return theta
 
 
 def _robust(rows: Rows, start: Array, belief: Array, near: _Solution | None) -> _Solution:
-    """Iteratively re-weighted fit; ``belief`` is the precision (7 × 7) of ``start``.
+    """Iteratively re-weighted fit; ``belief`` is the precision of ``start``.
 
     ``near``: the solution under another belief; most often this one is next to it.
     """
     x, y = rows.features, rows.energy_j
     theta, trust = (start, np.ones(len(y))) if near is None else (near.theta, near.trust)
     noise, misfit = (0.3, FLOOR) if near is None else (near.noise, near.misfit)
-    hessian = np.eye(SIZE)
+    hessian = np.eye(len(start))
     expected = x @ theta
     size = _size(expected)
     variance = variance_of(rows.run_share, rows.jitter, noise, misfit)
@@ -249,14 +339,14 @@ def _inverse(matrix: Array) -> Array:
     return np.asarray(inner * np.outer(scale, scale))
 
 
-def _pace(rows: Rows, trust: Array) -> Coefficients:
+def _pace(rows: Rows, trust: Array) -> Array:
     """Seconds that each feature usually adds to steps: a plain fit, twice, without slow ones."""
     x = rows.features.copy()
     x[:, 0] = 0.0
-    pace = np.zeros(SIZE)
-    kept = (x[:, 1] > 1e-9) & (trust > 0)
-    if kept.sum() < SIZE:
-        return Coefficients(*pace.tolist())
+    pace = np.zeros(x.shape[1])
+    kept = (steps_of(x) > 1e-9) & (trust > 0)
+    if kept.sum() < len(pace):
+        return pace
     for _ in range(3):
         a, seconds = x[kept], rows.run_s[kept]
         weight = 1.0 / np.square(np.maximum(seconds, 1e-6))
@@ -266,9 +356,9 @@ def _pace(rows: Rows, trust: Array) -> Coefficients:
         off = np.abs(rows.run_s / np.maximum(x @ pace, 1e-9) - 1.0)
         limit = 5 * max(0.01, median(off[kept]))
         kept &= off < limit
-        if kept.sum() < SIZE:
+        if kept.sum() < len(pace):
             break
-    return Coefficients(*pace.tolist())
+    return np.asarray(pace)
 
 
 def non_negative(hessian: Array, target: Array) -> Array:

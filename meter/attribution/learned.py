@@ -21,7 +21,7 @@ _MOST = sys.float_info.max
 
 
 class Learned(NamedTuple):
-    """A device's fit while it served ``model`` (empty: unknown)."""
+    """A device's fit while it served ``model`` (empty: unknown) and no other."""
 
     device: str
     model: str
@@ -31,10 +31,11 @@ class Learned(NamedTuple):
 def to_facts(learned: Learned) -> dict[str, Any]:
     """As JSON values."""
     fit = learned.fit
+    pace = fit.pace[0] if fit.pace else (0.0,) * SIZE
     return {
         "device": learned.device,
         "model": learned.model,
-        "coefficients": dict(zip(NAMES, fit.coefficients, strict=True)),
+        "coefficients": dict(zip(NAMES, fit.coefficients[0], strict=True)),
         "covariance": fit.covariance.tolist(),
         "noise": fit.noise,
         "misfit": fit.misfit,
@@ -42,7 +43,7 @@ def to_facts(learned: Learned) -> dict[str, Any]:
         "intervals": fit.intervals,
         "converged": fit.converged,
         "window": fit.window._asdict(),
-        "pace": dict(zip(NAMES, fit.pace, strict=True)),
+        "pace": dict(zip(NAMES, pace, strict=True)),
     }
 
 
@@ -51,7 +52,7 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
     window = _of(facts, "window", dict)
     doubt = window.get("doubt_s")
     fit = Fit(
-        coefficients=_coefficients(facts, "coefficients"),
+        coefficients=(_coefficients(facts, "coefficients"),),
         covariance=_covariance(facts),
         noise=_number(facts, "noise"),
         intervals=_of(facts, "intervals", int),
@@ -61,7 +62,7 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
             _number(window, "width_s"),
             None if doubt is None else _number(window, "doubt_s"),
         ),
-        pace=_coefficients(facts, "pace"),
+        pace=(_coefficients(facts, "pace"),),
         misfit=_number(facts, "misfit"),
         drift=_number(facts, "drift"),
     )

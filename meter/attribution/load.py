@@ -18,31 +18,45 @@ from meter.attribution.batch import PassRow
 from meter.attribution.coefficients import Coefficients
 from meter.attribution.curve import Array, Curve, Ints, seconds
 from meter.attribution.engine import EngineState, Lost
-from meter.attribution.fit import SIZE
+from meter.attribution.fit import OWN, SIZE, Fit, columns_of
 
 _S = 1e-9
 
-#: Columns of the load's curve: the features, and then these.
-FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(SIZE, SIZE + 5)
+#: Columns of the load's curve: these, and then the features of all models in one row.
+FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(5)
+FEATURES = 5
+
+
+class Owner(NamedTuple):
+    """An engine on a device, and which of the device's models it serves."""
+
+    engine: EngineState
+    model: int
 
 
 class Share(NamedTuple):
     """Which passes of an engine a load holds: their places in its table, and in the load."""
 
     engine: EngineState
+    model: int
     rows: Ints
     first: int
+
+    @property
+    def own(self) -> slice:
+        """Their places in the load."""
+        return slice(self.first, self.first + len(self.rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """Segments in seconds from ``origin_ns``.
 
-    ``runs``: features of each run (n × 7); in ``seconds`` stands, as a negative number, static
-    power that other engines on the device carry (see ``_crowding``); ``heads``: how many requests
-    take part in it. ``gap_s``: seconds of static
-    power that each gap pays, for the same passes. ``lost_w``: what two known neighbours of a loss
-    draw on average is found by ``priced``, from their work per second ``lost`` (n × 7).
+    ``runs``: what each run computed (n × 6, the features but for seconds); ``model``: whose it is;
+    ``heads``: how many requests take part in it; ``crowd_s``: seconds of static power in it that
+    other engines on the device carry (see ``_crowding``). ``gap_s``: seconds of static power that
+    each gap pays, for the same passes. What two known neighbours of a loss draw on average is found
+    by ``priced``, from their work per second ``lost`` (n × 7), of ``lost_model``.
     """
 
     origin_ns: int
@@ -51,47 +65,76 @@ class Load:
     t0: Array
     t1: Array
     runs: Array
+    model: Ints
     heads: Ints
+    crowd_s: Array
     gap_s: Array
     outside: Array
     startup: Array
     lost_spans: Array
     lost: Array
+    lost_model: Ints
 
-    def priced(self, theta: Coefficients) -> Priced:
-        """What ``theta`` foresees for each segment, in joules."""
-        weights = np.array(theta)
-        raw = self.runs[:, 1:] @ weights[1:]
-        run_j = np.maximum(raw + self.runs[:, 0] * theta.static_w, 0.0)
-        kept = np.where(raw > 0, run_j / np.maximum(raw, 1e-300), 1.0)
+    @property
+    def carried_s(self) -> Array:
+        """Seconds of static power that each run carries."""
+        return np.asarray(self.t1 - self.t0 - self.crowd_s)
+
+    def priced(self, fit: Fit) -> Priced:
+        """What ``fit`` foresees for each segment, in joules."""
+        theta = fit.coefficients
+        static_w = theta[0].static_w
+        prices = np.array(theta)[self.model, 1:]
+        run_j = _summed(self.runs, prices)
+        static_s = np.zeros(len(run_j))
+        if len(self.shares) > 1:
+            static_s = self.carried_s if fit.shared else -self.crowd_s
+            if fit.shared and fit.pace:
+                prices += static_w * self._time_taken(fit.pace)
+            run_j = np.maximum(run_j + static_w * static_s, 0.0)
+            prices *= (run_j / np.maximum(_summed(self.runs, prices), 1e-300))[:, None]
         lengths = self.lost_spans[:, 1] - self.lost_spans[:, 0]
-        return Priced(run_j, kept, self.gap_s * theta.static_w, self.lost @ weights * lengths)
+        lost_j = _summed(self.lost, np.array(theta)[self.lost_model]) * lengths
+        return Priced(run_j, prices, static_s, self.gap_s * static_w, lost_j)
 
-    def per_member(self, theta: Coefficients, priced: Priced) -> tuple[Array, Array]:
+    def _time_taken(self, pace: Sequence[Coefficients]) -> Array:
+        """Seconds that each run carries by unit of its features (n × 6); zero where unknown."""
+        usual = np.array(pace)[self.model, 1:]
+        usual_s = _summed(self.runs, usual)
+        slower = np.where(usual_s > 0, self.carried_s / np.maximum(usual_s, 1e-12), 0.0)
+        return np.asarray(usual * slower[:, None])
+
+    def per_member(self, priced: Priced) -> tuple[Array, Array]:
         """Joules of each run (and its gap) that a plainly decoding request pays: (n,) each.
 
         First but for its context, then per token of context.
         """
-        equal_j = priced.kept * theta.step_j / np.maximum(self.heads, 1)
-        tokens = np.maximum(self.runs[:, 2] + self.runs[:, 4], 1.0)
-        own_j = priced.kept * (theta.decode_j + theta.expert_j * self.runs[:, 6] / tokens)
-        gap_j = priced.gap_j / np.maximum(self.heads, 1)
+        step_j, _, _, decode_j, context_j, expert_j = priced.prices.T
+        heads = np.maximum(self.heads, 1)
+        tokens = np.maximum(self.runs[:, 1] + self.runs[:, 3], 1.0)
+        own_j = decode_j + expert_j * self.runs[:, 5] / tokens
         some = self.heads > 0
-        return np.where(some, equal_j + own_j + gap_j, 0.0), priced.kept * theta.context_j * some
+        member_j = (step_j + priced.gap_j) / heads + own_j
+        return np.where(some, member_j, 0.0), context_j * some
 
-    def segments(self, priced: Priced, static_w: float) -> Segments:
+    def segments(self, priced: Priced, fit: Fit) -> Segments:
         """All segments for ``Curve.of_segments``: starts, ends, amounts."""
+        static_w = fit.coefficients[0].static_w
         outside_s = self.outside[:, 1] - self.outside[:, 0]
         counts = [len(self.t0), len(self.t0), len(outside_s), len(self.startup), len(self.lost)]
         runs, gaps, outside, startup, lost = np.split(
-            amounts := np.zeros((sum(counts), SIZE + 5)), np.cumsum(counts)[:-1]
+            amounts := np.zeros((sum(counts), FEATURES + len(fit.covariance))),
+            np.cumsum(counts)[:-1],
         )
-        runs[:, :SIZE] = self.runs
+        for share in self.shares:
+            columns = [FEATURES + column for column in columns_of(share.model)[1:]]
+            runs[share.own, columns] = self.runs[share.own]
+        runs[:, FEATURES] = priced.static_s
         runs[:, FORESEEN_J] = runs[:, RUN_J] = priced.run_j
         runs[:, RUN_S] = self.t1 - self.t0
-        gaps[:, 0] = self.gap_s
+        gaps[:, FEATURES] = self.gap_s
         gaps[:, FORESEEN_J] = priced.gap_j
-        outside[:, 0] = outside_s
+        outside[:, FEATURES] = outside_s
         outside[:, FORESEEN_J] = outside_s * static_w
         startup[:, STARTUP_S] = self.startup[:, 1] - self.startup[:, 0]
         lost[:, FORESEEN_J] = lost[:, LOST_J] = priced.lost_j
@@ -110,37 +153,42 @@ class Segments(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """Joules foreseen by segment; ``kept``: the part of a run's cost left after crowding."""
+    """Joules foreseen by segment; ``prices``: of each run's features (n × 6); ``static_s``: seconds
+    of static power in a run that the coefficients do not hold (below zero: hold too much)."""
 
     run_j: Array
-    kept: Array
+    prices: Array
+    static_s: Array
     gap_j: Array
     lost_j: Array
 
 
-def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
-    """What ``engines`` did between two moments (and beyond, where a pass reaches there)."""
+def gather(owners: Sequence[Owner], low_ns: int, high_ns: int) -> Load:
+    """What a device's engines did between two moments (and beyond, where a pass reaches there)."""
+    engines = [owner.engine for owner in owners]
     shares: list[Share] = []
     columns: list[Ints] = []
     features: list[Array] = []
     first = 0
-    for engine in engines:
+    for engine, model in owners:
         rows = _touching(engine, low_ns, high_ns)
-        shares.append(Share(engine, rows, first))
+        shares.append(Share(engine, model, rows, first))
         first += len(rows)
         columns.append(engine.table.rows[rows])
         features.append(_features(engine, columns[-1]))
     rows = (
         np.concatenate(columns) if columns else np.zeros((0, len(PassRow._fields)), dtype=np.int64)
     )
-    runs = np.concatenate(features) if features else np.zeros((0, SIZE))
+    runs = np.concatenate(features) if features else np.zeros((0, OWN))
     gap, t0, t1 = seconds(rows[:, passes.GAP_NS : passes.P_HEADS].T - low_ns)
     gap_s = t0 - gap
+    crowd_s = np.zeros(len(t0))
     if len(engines) > 1:
-        crowd_run_s, crowd_gap_s = _crowding(gap, t0, t1)
-        runs[:, 0] = -crowd_run_s
+        crowd_s, crowd_gap_s = _crowding(gap, t0, t1)
         gap_s = np.maximum(gap_s - crowd_gap_s, 0.0)
-    losses = [loss for e in engines for loss in e.lost if _meets(loss, low_ns, high_ns)]
+    lost = [(o.model, loss) for o in owners for loss in o.engine.lost]
+    lost = [(model, loss) for model, loss in lost if _meets(loss, low_ns, high_ns)]
+    losses = [loss for _, loss in lost]
     lost_spans = _spans([(loss.start_ns - low_ns, loss.end_ns - low_ns) for loss in losses])
     busy = np.concatenate((np.stack((gap, t1), axis=1), lost_spans))
     length_s = (high_ns - low_ns) * _S
@@ -158,13 +206,21 @@ def gather(engines: Sequence[EngineState], low_ns: int, high_ns: int) -> Load:
         t0=t0,
         t1=t1,
         runs=runs,
+        model=np.repeat([s.model for s in shares], [len(s.rows) for s in shares]).astype(np.int64),
         heads=passes.heads(rows),
+        crowd_s=crowd_s,
         gap_s=gap_s,
         outside=outside,
         startup=_within(outside, _union(_spans(startups), length_s)),
         lost_spans=lost_spans,
         lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), SIZE),
+        lost_model=np.array([model for model, _ in lost], dtype=np.int64),
     )
+
+
+def _summed(features: Array, prices: Array) -> Array:
+    """Each row (n × c) of features at the prices of its own row."""
+    return np.asarray(np.einsum("ij,ij->i", features, prices))
 
 
 def experts_awake(engine: EngineState, tokens: Ints) -> Array:
@@ -186,14 +242,14 @@ def _touching(engine: EngineState, low_ns: int, high_ns: int) -> Ints:
 
 
 def _features(engine: EngineState, rows: Ints) -> Array:
-    """Shape (n, 7), ``seconds`` zero."""
-    runs = np.zeros((len(rows), SIZE))
-    runs[:, 1] = 1.0
-    runs[:, 2] = passes.prefill_tokens(rows)
-    runs[:, 3] = passes.pairs(rows)
-    runs[:, 4] = rows[:, passes.D_TOKENS]
-    runs[:, 5] = rows[:, passes.D_CONTEXT]
-    runs[:, 6] = experts_awake(engine, passes.tokens(rows))
+    """Shape (n, 6): all but ``seconds``."""
+    runs = np.zeros((len(rows), OWN))
+    runs[:, 0] = 1.0
+    runs[:, 1] = passes.prefill_tokens(rows)
+    runs[:, 2] = passes.pairs(rows)
+    runs[:, 3] = rows[:, passes.D_TOKENS]
+    runs[:, 4] = rows[:, passes.D_CONTEXT]
+    runs[:, 5] = experts_awake(engine, passes.tokens(rows))
     return runs
 
 

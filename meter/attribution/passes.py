@@ -19,13 +19,14 @@ from meter.attribution.resolution import FACTS, PARTS
 #: What is booked on a pass, summed over devices: λ-weighted coefficients (joules per step and per
 #: unit of work), the gap's joules, mean λ, λ-weighted gap seconds, joules split before the
 #: calibration converged, mean squared noise of a step; what a member pays in the intervals that
-#: show the pass, as a share of their joules, but for its context and per token of it; which part of
-#: the pass each interval shows (``PART`` on), and what share of that interval's joules this is
-#: (``SHARE`` on); what a member pays later in that interval (``LATER`` on); and the intervals'
-#: features per joule (``MIX`` on). See ``resolution``.
+#: show the pass, as a share of their joules, but for its context and per token of it; what
+#: the noise of other engines' steps adds to the squares of a member's joules, by 1, context and
+#: context² (``OTHERS`` on); which part of the pass each interval shows (``PART`` on), and what
+#: share of that interval's joules this is (``SHARE`` on); what a member pays later in that interval
+#: (``LATER`` on); and the intervals' features per joule (``MIX`` on). See ``resolution``.
 STEP_J, PREFILL_J, PAIR_J, DECODE_J, CONTEXT_J, EXPERT_J = range(6)
-GAP_J, LAMBDA, GAP_S, UNLEARNED_J, NOISE, MEMBER_SEEN, CONTEXT_SEEN = range(6, 13)
-PART = 13
+GAP_J, LAMBDA, GAP_S, UNLEARNED_J, NOISE, MEMBER_SEEN, CONTEXT_SEEN, OTHERS = range(6, 14)
+PART = OTHERS + 3
 SHARE = PART + PARTS
 LATER = SHARE + PARTS
 MIX = LATER + PARTS

@@ -9,25 +9,26 @@ does the interval keep λ = 1, and the whole excess is ``unattributed``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meter.attribution import passes
-from meter.attribution.coefficients import GENERIC, Coefficients
+from meter.attribution.coefficients import GENERIC
 from meter.attribution.curve import Array, Curve, seconds
-from meter.attribution.engine import EngineState
-from meter.attribution.fit import DOUBTED, SIZE, Fit
+from meter.attribution.fit import Fit, columns_of, in_one_row
 from meter.attribution.intervals import Interval
 from meter.attribution.load import (
+    FEATURES,
     FORESEEN_J,
     LOST_J,
     RUN_J,
     RUN_S,
     STARTUP_S,
     Load,
+    Owner,
     Priced,
     Segments,
     gather,
@@ -68,7 +69,6 @@ class Block:
 
     load: Load
     priced: Priced
-    theta: Coefficients
     fit: Fit
     edges: Array
     energy_j: Array
@@ -86,6 +86,11 @@ class Block:
         return np.asarray(self.totals[:, FORESEEN_J])
 
     @property
+    def features(self) -> Array:
+        """Of all models in one row: (n, 1 + 6·m)."""
+        return np.asarray(self.totals[:, FEATURES:])
+
+    @property
     def jitter(self) -> Array:
         """Doubt of the edges as a share of the interval."""
         return np.asarray(self.jitter_s / np.diff(self.edges))
@@ -96,22 +101,21 @@ class Block:
         return np.asarray((self.totals[:, LOST_J] <= 0) & (self.totals[:, STARTUP_S] <= 1e-9))
 
 
-def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit: Fit) -> Block:
+def evaluate(intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit) -> Block:
     """Gather what the device's engines did in ``intervals`` (each begins where one ends)."""
     reach_ns = round((fit.window.delay_s + fit.window.width_s / 2) / _S)
     ahead_ns = round((fit.window.width_s / 2 - fit.window.delay_s) / _S)
     low_ns = intervals[0].start_ns - reach_ns - 1
-    load = gather(engines, low_ns, intervals[-1].end_ns + ahead_ns + 1)
+    load = gather(owners, low_ns, intervals[-1].end_ns + ahead_ns + 1)
     ends = [intervals[0].start_ns, *(i.end_ns for i in intervals)]
     edges = seconds(np.array(ends, dtype=np.int64) - low_ns)
     energy_j = np.array([i.energy_uj for i in intervals], dtype=np.float64) / 1e6
     jitter_s = np.array([i.jitter_ns for i in intervals]) * _S
-    theta = fit.coefficients
-    priced = load.priced(theta)
+    priced = load.priced(fit)
     if len(load.t0) and priced.run_j.min() <= 0:
-        theta = GENERIC.coefficients
-        priced = load.priced(theta)
-    segments = load.segments(priced, theta.static_w)
+        fit = replace(fit, coefficients=(GENERIC.coefficients,) * len(fit.coefficients))
+        priced = load.priced(fit)
+    segments = load.segments(priced, fit)
     totals, later_w = _totals(segments, edges, fit)
     sight = Sight.of(load.t0, load.t1, edges - fit.window.delay_s, fit.window.width_s)
     squares = sight.squares(priced.run_j, len(energy_j))
@@ -119,7 +123,6 @@ def evaluate(intervals: Sequence[Interval], engines: Sequence[EngineState], fit:
     block = Block(
         load=load,
         priced=priced,
-        theta=theta,
         fit=fit,
         edges=edges,
         energy_j=energy_j,
@@ -144,7 +147,9 @@ def _totals(segments: Segments, edges: Array, fit: Fit) -> tuple[Array, Array]:
     at = edges - fit.window.delay_s
     seen = curve.through(np.concatenate((at, at + _AHEAD_S)), fit.window.width_s)
     totals = np.diff(seen[: len(at)], axis=0)
-    totals[:, 1:] = np.maximum(totals[:, 1:], 0.0)  # rounding; seconds may truly be negative
+    seconds = totals[:, FEATURES].copy()  # may truly be negative
+    totals = np.maximum(totals, 0.0)  # rounding
+    totals[:, FEATURES] = seconds
     power_w = (seen[len(at) :, FORESEEN_J] - seen[: len(at), FORESEEN_J]) / _AHEAD_S
     return np.asarray(totals), np.diff(power_w)
 
@@ -160,16 +165,14 @@ def _mark_excess(block: Block) -> None:
     if not fit.converged:
         return
     foreseen = block.foreseen_j
-    usual_s = block.totals[:, :SIZE] @ np.array(fit.pace)
+    usual_s = block.features @ in_one_row(fit.pace) if fit.pace else np.zeros(len(foreseen))
     stretch = np.maximum(block.totals[:, RUN_S] / np.maximum(usual_s, 1e-9) - 1.0, 0.0)
     stretch[usual_s <= 0] = 0.0
     expected = foreseen + block.totals[:, RUN_J] * stretch
-    relative = fit.relative_variance(
-        block.totals[:, :SIZE], foreseen, block.run_share, block.jitter
-    )
+    relative = fit.relative_variance(block.features, foreseen, block.run_share, block.jitter)
     sigma = np.maximum(np.sqrt(relative), _EXCESS_SPREAD_MIN) * expected
     block.high[:] = (block.energy_j - expected > _EXCESS_SIGMAS * sigma) & block.teaches
-    block.high[:] &= fit.knows(block.totals[:, :SIZE], _TAUGHT_MIN)
+    block.high[:] &= fit.knows(block.features, _TAUGHT_MIN)
 
 
 def foreign(block: Block, past: Past, finishing: bool) -> tuple[NDArray[np.bool_], int]:
@@ -224,10 +227,11 @@ def distribute(
     factor = np.where(is_foreign[:closed] & priced, 1.0, factor)
     edges = block.edges[: closed + 1]
     per_joule = np.where(priced, 1.0 / np.where(priced, foreseen, 1.0), 0.0)
-    rates = np.zeros((closed, _FIRST_MIX + DOUBTED))
+    features = block.features[:closed]
+    rates = np.zeros((closed, _FIRST_MIX + features.shape[1] + 1))
     rates[:, 0] = factor
     rates[:, 1] = 1.0
-    rates[:, _FIRST_MIX:-1] = block.totals[:closed, :SIZE] * per_joule[:, None]
+    rates[:, _FIRST_MIX:-1] = features * per_joule[:, None]
     rates[:, -1] = block.later_w[:closed] * per_joule
     window, load = block.fit.window, block.load
     paid = Curve.of_steps(edges, rates)
@@ -241,7 +245,7 @@ def distribute(
             return np.zeros(0)
         return np.asarray(seen(spans[:, 1])[:, 0] - seen(spans[:, 0])[:, 0])
 
-    static_w = block.theta.static_w
+    static_w = block.fit.coefficients[0].static_w
     if len(load.t0):
         _book(block, seen, device)
         _book_resolution(block, per_joule, first_number, device)
@@ -263,25 +267,26 @@ def distribute(
 
 def _book(block: Block, seen: Callable[[Array], Array], device: str) -> None:
     """Put what the passes pay into their tables."""
-    load, theta, fit = block.load, block.theta, block.fit
+    load, priced, fit = block.load, block.priced, block.fit
     at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
     mean = (at_t1 - at_t0) / np.maximum(load.t1 - load.t0, 1e-12)[:, None]
     gap_factor = (at_t0 - at_gap)[:, 0] / np.maximum(load.t0 - load.gap, 1e-12)
-    keep = mean[:, 0] * block.priced.kept
-    gap_j = gap_factor * block.priced.gap_j
-    total_j = mean[:, 0] * block.priced.run_j + gap_j
-    for engine, rows, first in load.shares:
-        own = slice(first, first + len(rows))
+    factor = mean[:, 0]
+    gap_j = gap_factor * priced.gap_j
+    total_j = factor * priced.run_j + gap_j
+    for share in load.shares:
+        engine, rows, own = share.engine, share.rows, share.own
+        mix = [_FIRST_MIX + column for column in columns_of(share.model)] + [-1]
         table, parts = engine.table, max(1, len(engine.info.devices))
         booked = table.booked
-        booked[rows, : passes.GAP_J] += keep[own, None] * np.array(theta[1:])
+        booked[rows, : passes.GAP_J] += factor[own, None] * priced.prices[own]
         booked[rows, passes.GAP_J] += gap_j[own]
-        booked[rows, passes.LAMBDA] += keep[own] / parts
+        booked[rows, passes.LAMBDA] += factor[own] / parts
         booked[rows, passes.GAP_S] += gap_factor[own] * load.gap_s[own] / parts
         if not fit.converged:
             booked[rows, passes.UNLEARNED_J] += total_j[own]
         booked[rows, passes.NOISE] += mean[own, 1] * fit.noise**2 / parts**2
-        booked[rows, passes.MIX :] += mean[own, _FIRST_MIX:] / parts**2
+        booked[rows, passes.MIX :] += mean[own][:, mix] / parts**2
         table.on_device(device)[rows] += total_j[own]
 
 
@@ -299,23 +304,28 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
     before = np.concatenate((per_joule[:1], per_joule[:-1]))
     facts[:, SHARED] = sight.shared(block.priced.run_j, closed) * before * per_joule
     facts[:, EDGE] = (np.square(block.jitter[:closed]) + block.fit.misfit**2) / 2
-    members = load.per_member(block.theta, block.priced)
-    paid = [
-        sight.handed_back(sight.summed(joules, closed) * per_joule, len(load.t0))
-        for joules in members
-    ]
+    members = load.per_member(block.priced)
     inside = (sight.place >= 0) & (sight.place < closed) & (sight.part > 0)
     run, place, part = sight.run[inside], sight.place[inside], sight.part[inside]
-    share = part * block.priced.run_j[run] * per_joule[place]
-    context = load.runs[:, 5] / np.maximum(load.runs[:, 4], 1.0)
-    later = sight.later(members[0] + members[1] * context, len(block.energy_j))[inside]
-    for engine, rows, first in owners:
-        own = slice(first, first + len(rows))
-        table = engine.table
+    run_share = part * block.priced.run_j[run] * per_joule[place]
+    context = load.runs[:, 4] / np.maximum(load.runs[:, 3], 1.0)
+    for share in owners:
+        table, rows, devices = share.engine.table, share.rows, len(share.engine.info.devices)
         table.add_facts(first_number, facts)
-        table.booked[rows, passes.MEMBER_SEEN] += paid[0][own]
-        table.booked[rows, passes.CONTEXT_SEEN] += paid[1][own]
-        mine = (run >= first) & (run < first + len(rows))
-        devices = len(engine.info.devices)
-        seen = (part[mine], share[mine], later[mine] * devices)
-        table.note_parts(rows[run[mine] - first], first_number + place[mine], seen)
+        mine = np.zeros(len(load.t0))
+        mine[share.own] = 1.0
+        plain, by_context = (joules * mine for joules in members)
+        paid = [sight.summed(joules, closed) * per_joule for joules in (plain, by_context)]
+        seen = [sight.handed_back(rates, len(mine))[share.own] for rates in paid]
+        table.booked[rows, passes.MEMBER_SEEN] += seen[0]
+        table.booked[rows, passes.CONTEXT_SEEN] += seen[1]
+        if len(load.shares) > 1:
+            noise = sight.squares(block.priced.run_j * (1.0 - mine), closed)
+            steps = np.maximum(sight.summed(mine, closed), 1e-12)
+            for column, (one, other) in enumerate(((0, 0), (0, 1), (1, 1))):
+                spread = sight.handed_back(paid[one] * paid[other] * noise / steps, len(mine))
+                table.booked[rows, passes.OTHERS + column] += spread[share.own]
+        later = sight.later(plain + by_context * context, len(block.energy_j))[inside]
+        ours = (run >= share.first) & (run < share.first + len(rows))
+        told = (part[ours], run_share[ours], later[ours] * devices)
+        table.note_parts(rows[run[ours] - share.first], first_number + place[ours], told)

@@ -18,9 +18,10 @@ class Settled:
     ``expert_share``: λ-weighted share of experts awake per token; ``energy_j``: the whole pass;
     ``member_j``: what a plainly decoding request pays but for its context; ``u`` and ``v``: what it
     pays less what the intervals make of that, but for its context and per token of it (see
-    ``resolution``); ``parts``, ``shares``, ``later_j``: (n, 4), which part of a pass its intervals
-    show, its share in their joules, and what a member pays there after it; ``facts``: of the
-    intervals from ``first_fact`` on; ``doubts``: (n, 3), squared relative noise of a step, and
+    ``resolution``); ``others``: (3, n), what the noise of other engines' steps adds to the squares
+    ``u²``, ``u·v``, ``v²``; ``parts``, ``shares``, ``later_j``: (n, 4), which part of a pass its
+    intervals show, its share in their joules, and what a member pays there after it; ``facts``: of
+    the intervals from ``first_fact`` on; ``doubts``: (n, 3), squared relative noise of a step, and
     ``EDGE`` and ``SQUARES`` of the interval that shows most.
     """
 
@@ -57,6 +58,7 @@ class Settled:
         run_j = self.energy_j - booked[:, passes.GAP_J]
         self.u = self.member_j - run_j * booked[:, passes.MEMBER_SEEN]
         self.v = self.context_j - run_j * booked[:, passes.CONTEXT_SEEN]
+        self.others = booked[:, passes.OTHERS : passes.PART].T
         self.parts = booked[:, passes.PART : passes.SHARE]
         self.shares = booked[:, passes.SHARE : passes.LATER]
         self.later_j = booked[:, passes.LATER : passes.MIX]

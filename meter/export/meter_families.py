@@ -8,7 +8,7 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from meter import __version__
 from meter.export.families import Labels, counter, gauge
-from meter.export.state import State, coefficients
+from meter.export.state import State, coefficients_by_model
 from meter.model import DeviceState
 
 GPU_LABELS = ("gpu", "gpu_uuid")
@@ -80,24 +80,24 @@ def device_families(state: State) -> Iterator[Metric]:
         GPU_LABELS,
         ((_gpu(d), float(d.jumps)) for d in devices),
     )
+    learned = [
+        ((*_gpu(d), state.model_label(model) if model else ""), name, value, sd)
+        for d in devices
+        for model, name, value, sd in coefficients_by_model(d)
+    ]
     yield gauge(
         "joulemeter_coefficient",
         "Learned energy coefficients: static_w in watts, F joules a step, a and b joules a token, "
         "q joules a pair, c joules a context token, e joules for all experts of a step (absent "
-        "where there are none).",
-        (*GPU_LABELS, "name"),
-        (((*_gpu(d), name), value) for d in devices for name, value, _ in coefficients(d)),
+        "where there are none). The model is named where several share the device.",
+        (*GPU_LABELS, "model", "name"),
+        (((*labels, name), value) for labels, name, value, _ in learned),
     )
     yield gauge(
         "joulemeter_coefficient_sd",
         "Standard deviation of a learned coefficient; absent while nothing is known of it.",
-        (*GPU_LABELS, "name"),
-        (
-            ((*_gpu(d), name), sd)
-            for d in devices
-            for name, _, sd in coefficients(d)
-            if sd is not None
-        ),
+        (*GPU_LABELS, "model", "name"),
+        (((*labels, name), sd) for labels, name, _, sd in learned if sd is not None),
     )
 
 

@@ -67,3 +67,14 @@ def coefficients(device: DeviceState) -> Iterator[tuple[str, float, float | None
     for name, value in device.coefficients.items():
         if name != "e" or value:
             yield name, value, device.coefficient_sd.get(name)
+
+
+def coefficients_by_model(
+    device: DeviceState,
+) -> Iterator[tuple[str, str, float, float | None]]:
+    """The same, with the model before it: empty but where several models share the device."""
+    yield from (("", *learned) for learned in coefficients(device))
+    for model, costs in device.by_model.items():
+        for name, (value, sd) in costs.items():
+            if name != "e" or value:
+                yield model, name, value, sd

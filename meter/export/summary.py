@@ -111,6 +111,10 @@ def _device(state: DeviceState, now_ns: int) -> dict[str, Any]:
         "delay_sd_s": state.delay_sd_s,
         "smear_s": state.smear_s,
         "coefficient_sd": {name: sd for name, _, sd in coefficients(state)},
+        "by_model": {
+            model: {name: {"value": value, "sd": sd} for name, (value, sd) in costs.items()}
+            for model, costs in state.by_model.items()
+        },
         "intervals": state.intervals,
         "resets": state.resets,
         "jumps": state.jumps,

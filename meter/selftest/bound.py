@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meter.attribution.fit import OWN
 from meter.model import Engine, Receipt
 from meter.selftest.look import Array, Intervals
 from meter.selftest.presence import Presence
@@ -55,9 +56,10 @@ class Prefill(NamedTuple):
 
 
 def decode(intervals: Intervals, engines: Sequence[Engine], devices: int) -> tuple[Decode, ...]:
-    """From intervals that were busy with decoding alone; by batch in powers of two, and by context
-    in powers of four."""
-    _, steps, prefill, _, tokens, context, _ = intervals.features.T
+    """From intervals that were busy with decoding alone, of all models; by batch in powers of two,
+    and by context in powers of four."""
+    work = intervals.features[:, 1:].reshape(len(intervals.features), -1, OWN).sum(axis=1)
+    steps, prefill, _, tokens, context, _ = work.T
     chosen = intervals.known & (steps > 0) & (tokens > 0) & (prefill < 1e-3 * tokens)
     chosen &= intervals.run_s > _BUSY * intervals.seconds
     each = context / np.maximum(tokens, 1e-12)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meter.export.state import coefficients_by_model
 from meter.model import Device, Engine, Event, Reading, Receipt, Step, worst
 from meter.selftest.bound import Decode, Prefill, decode, prefill, published
 from meter.selftest.counter import Counter, examine
@@ -130,11 +131,13 @@ def _device(
     readings = [e for e in events if isinstance(e, Reading) and e.device == id]
     single = owners[0] if len(owners) == 1 else None
     mixed = any(engine.experts is not None for engine in owners)
-    sds = state.coefficient_sd
     return DeviceFindings(
         device=state.device,
         counter=examine(state, readings, intervals),
-        coefficients={n: (v, sds.get(n)) for n, v in state.coefficients.items()},
+        coefficients={
+            f"{name} of {model}" if model else name: (value, sd)
+            for model, name, value, sd in coefficients_by_model(state)
+        },
         foreseen=foreseen(tested.intervals[id], tested.fits.get(id), middle_ns),
         alone=alone(intervals, company, fit, mixed),
         sweep=sweep(intervals, company, fit),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meter.attribution.coefficients import GENERIC, with_experts
-from meter.attribution.fit import Fit, fit_rows
+from meter.attribution.fit import Fit, fit_rows, in_one_row
 from meter.model import Receipt
 from meter.selftest.look import Array, Intervals, Ints, runs
 
@@ -125,8 +125,9 @@ def alone(intervals: Intervals, company: Company, fit: Fit, experts: bool) -> Al
     if (others & intervals.busy).sum() < _FEW:
         return None
     prior = with_experts(GENERIC) if experts else GENERIC
-    learned = fit_rows(intervals.rows(others), prior, True, fit.window)
-    theta = np.array(learned.coefficients)
+    priors = [prior] * len(fit.coefficients)
+    learned = fit_rows(intervals.rows(others), priors, True, fit.window, shared=fit.shared)
+    theta = in_one_row(learned.coefficients)
     idle_j = intervals.features[:, 0] * theta[0]
     expected, measured = intervals.features @ theta - idle_j, intervals.energy_j - idle_j
     ratios = [
@@ -144,7 +145,7 @@ def sweep(intervals: Intervals, company: Company, fit: Fit) -> Sweep | None:
     """Every short load with idle around it, measured against foreseen, by its phase."""
     delay_ns = fit.window.delay_s * 1e9
     reach_ns = fit.window.width_s / 2 * 1e9
-    static_j = intervals.seconds * fit.coefficients.static_w
+    static_j = intervals.seconds * fit.coefficients[0].static_w
     spells = company.spells()
     found: list[tuple[float, float]] = []
     for number, (t0, t1) in enumerate(spells):

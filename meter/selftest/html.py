@@ -94,7 +94,6 @@ def _device(one: DeviceFindings) -> str:
             )
         )
         for name, (value, sd) in one.coefficients.items()
-        if value or name != "e"
         for unit in ("W" if name.endswith("_w") else "J",)
     ]
     heads = ("what", "coefficient", "value", "1 σ")

@@ -119,7 +119,7 @@ def _intervals(block: Block, closed: int) -> Intervals:
         end_ns=edges_ns[1 : closed + 1],
         energy_j=block.energy_j[:closed],
         foreseen_j=block.foreseen_j[:closed],
-        features=totals[:, :SIZE],
+        features=block.features[:closed],
         run_s=totals[:, RUN_S],
         run_share=block.run_share[:closed],
         jitter=block.jitter[:closed],

@@ -55,8 +55,6 @@ def _device(one: DeviceFindings) -> list[str]:
     lines = [f"{one.device.name} ({one.device.id}), {one.intervals:,} intervals"]
     lines += [f"  {name:<36}{value:>10}" for name, value in told(one.counter)]
     for name, (learned, sd) in one.coefficients.items():
-        if name == "e" and not learned:
-            continue
         unit = "W" if name.endswith("_w") else "J"
         doubt = "?" if sd is None else quantity(sd, unit, 2)
         lines.append(f"  {name:<9}{quantity(learned, unit):>12} ± {doubt}")

@@ -58,6 +58,7 @@ class Scene:
     events: list[Event] = field(default_factory=list)
     truth_j: dict[str, float] = field(default_factory=dict)
     idle_j: float = 0.0
+    costs = COST
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -119,15 +120,15 @@ class Scene:
         return work
 
     def _step(self, now: float, work: list[Work], seq: int, before: set[str]) -> float:
-        energy_j, duration_s = price(work, COST), price(work, TIME)
+        energy_j, duration_s = price(work, self.costs), price(work, TIME)
         factor = 1 + self.noise * self._random.gauss(0, 1)
         start, gap = now + 0.0005, 0.0005
         end = start + duration_s
         self._draw(now, start, COST.static_w)
         self._draw(start, end, factor * energy_j / duration_s)
         for w in work:
-            own = price([w], COST) - COST.step_j
-            fixed = COST.step_j / len(work)
+            own = price([w], self.costs) - self.costs.step_j
+            fixed = self.costs.step_j / len(work)
             self.truth_j[w.request] += factor * (own + fixed) + gap * COST.static_w / len(work)
         self.events.append(self._told(work, seq, before, start, end))
         return end

@@ -32,7 +32,7 @@ from .oracle import brute_force
 from .scenes import COST, ENGINE
 
 CONTINUOUS = Device("GPU-0", "card", Quality.SIMULATED, refresh_s=0.0)
-KNOWN = {"GPU-0": Fit(COST, np.zeros((7, 7)), 0.03, 1000, converged=False)}
+KNOWN = {"GPU-0": Fit((COST,), np.zeros((7, 7)), 0.03, 1000, converged=False)}
 
 
 def run(events: list[Event], device: Device = CONTINUOUS) -> Attributor:
@@ -230,7 +230,7 @@ def test_two_engines_on_one_card_pay_static_power_once() -> None:
     core = Attributor(
         [CONTINUOUS],
         [replace(ENGINE, id="0"), replace(ENGINE, id="1")],
-        {"GPU-0": Fit(theta, np.zeros((7, 7)), 0.03, 1000, converged=False)},
+        {"GPU-0": Fit((theta,), np.zeros((7, 7)), 0.03, 1000, converged=False)},
     )
     for engine in ("0", "1"):
         core.feed(RequestOpened(engine, f"r{engine}", 1_000_000_000))

@@ -21,11 +21,11 @@ def rows(outside_s: float, extra_w: float, power_w: float = 300.0) -> Rows:
 
 def test_static_power_is_not_above_the_least_that_was_drawn() -> None:
     """Gaps of a millisecond must not be priced at thousands of watts: that would be their idle."""
-    fit = fit_rows(rows(1e-3, 5000.0), GENERIC, True, Window())
-    assert fit.coefficients.static_w < 1.15 * 300.0
+    fit = fit_rows(rows(1e-3, 5000.0), [GENERIC], True, Window())
+    assert fit.coefficients[0].static_w < 1.15 * 300.0
 
 
 def test_static_power_that_can_be_seen_is_left_as_it_is() -> None:
     """With a tenth of the time outside steps it is found, far below the bound."""
-    fit = fit_rows(rows(2e-2, 100.0), GENERIC, True, Window())
-    assert fit.coefficients.static_w == pytest.approx(100.0, rel=0.05)
+    fit = fit_rows(rows(2e-2, 100.0), [GENERIC], True, Window())
+    assert fit.coefficients[0].static_w == pytest.approx(100.0, rel=0.05)

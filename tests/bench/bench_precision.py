@@ -60,7 +60,7 @@ def fixed_fit() -> Fit:
         context_j=_CONTEXT / 1e6,
     )
     size = len(Features._fields)
-    return Fit(coefficients, np.zeros((size, size)), 0.03, 1000, converged=False)
+    return Fit((coefficients,), np.zeros((size, size)), 0.03, 1000, converged=False)
 
 
 def metering() -> Attributor:

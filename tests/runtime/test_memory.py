@@ -38,7 +38,7 @@ TP2 = Layout(tp=2)
 
 def make_fit(static_w: float = 115.1) -> Fit:
     return Fit(
-        Coefficients(static_w, 2.0, 16.5e-3, 0.75e-6, 30e-3, 24e-6),
+        (Coefficients(static_w, 2.0, 16.5e-3, 0.75e-6, 30e-3, 24e-6),),
         np.diag([0.1 / (k + 1) for k in range(SIZE)]),
         0.03,
         1234,
@@ -77,7 +77,7 @@ def same(one: Fit, other: Fit) -> bool:
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
-coefficients = st.builds(Coefficients, *[positive] * SIZE)
+coefficients = st.tuples(st.builds(Coefficients, *[positive] * SIZE))
 fits = st.builds(
     Fit,
     coefficients,
@@ -133,7 +133,7 @@ def test_what_was_kept_is_restored(tmp_path):
     one, two = make_fit(100.0), make_fit(120.0)
     keep(tmp_path, Learned(CARD.id, "m", one), Learned(CARD.id, "n", two))
     restored = Memory(tmp_path).restore([CARD])
-    assert {known.model: known.fit.coefficients.static_w for known in restored} == {
+    assert {known.model: known.fit.coefficients[0].static_w for known in restored} == {
         "m": 100.0,
         "n": 120.0,
     }
@@ -164,7 +164,7 @@ def test_on_other_terms_it_is_dropped(tmp_path, change, says):
     keep(tmp_path, Learned(CARD.id, "m", make_fit(77.0)), device=changed)
     assert Memory(tmp_path).restore([CARD]) == []
     (known,) = Memory(tmp_path).restore([changed])
-    assert known.fit.coefficients.static_w == 77.0
+    assert known.fit.coefficients[0].static_w == 77.0
 
 
 def test_another_card_of_the_kind_is_a_seed(tmp_path):
@@ -174,7 +174,7 @@ def test_another_card_of_the_kind_is_a_seed(tmp_path):
     keep(tmp_path, Learned("GPU-c", "m", make_fit(2.0)), device=third, now_s=2e9)
     (known,) = Memory(tmp_path).restore([OTHER])
     assert (known.device, known.model) == (OTHER.id, "m")
-    assert known.fit.coefficients.static_w == 2.0
+    assert known.fit.coefficients[0].static_w == 2.0
     assert (known.fit.covariance == 2 * make_fit().covariance).all()
     assert known.fit.window == Window(0.0501, 0.02, None)
 
@@ -188,7 +188,7 @@ def test_its_own_comes_before_a_seed(tmp_path):
         now_s=2e9,
     )
     restored = {known.model: known.fit for known in Memory(tmp_path).restore([OTHER])}
-    assert restored["m"].coefficients.static_w == 1.0
+    assert restored["m"].coefficients[0].static_w == 1.0
     assert restored["m"].window.doubt_s == 0.001
     assert restored["n"].window.doubt_s is None
 
@@ -225,7 +225,7 @@ def test_each_layout_has_an_entry(tmp_path):
     entries = json.loads(file_of(tmp_path).read_text())["entries"]
     assert [entry["layout"] and entry["layout"]["tp"] for entry in entries] == [2, None]
     (known,) = Memory(tmp_path).restore([CARD])
-    assert known.fit.coefficients.static_w == 3.0
+    assert known.fit.coefficients[0].static_w == 3.0
 
 
 def test_without_a_models_name_nothing_is_kept(tmp_path):
@@ -302,13 +302,13 @@ def test_a_file_that_cannot_be_used_is_named_and_overwritten(tmp_path, kind):
     with structlog.testing.capture_logs() as logs:
         memory = Memory(tmp_path)
         restored = memory.restore([CARD, OTHER])
-        assert [known.fit.coefficients.static_w for known in restored] == [5.0, 5.0]
+        assert [known.fit.coefficients[0].static_w for known in restored] == [5.0, 5.0]
         memory.keep([Learned(CARD.id, "m", make_fit(6.0))], snapshot(CARD))
     assert [(line["event"], line["file"]) for line in logs] == [
         ("calibration_unreadable", str(path))
     ]
     assert logs[0]["reason"]
-    assert {k.fit.coefficients.static_w for k in Memory(tmp_path).restore([CARD])} == {6.0}
+    assert {k.fit.coefficients[0].static_w for k in Memory(tmp_path).restore([CARD])} == {6.0}
 
 
 @settings(max_examples=150)
@@ -323,7 +323,7 @@ def test_no_damage_raises(tmp_path_factory, where, what, length):
     path.write_bytes(data[:where] + what + data[where + length :])
     with structlog.testing.capture_logs() as logs:
         for known in Memory(directory).restore([CARD]):
-            assert all(map(math.isfinite, known.fit.coefficients))
+            assert all(map(math.isfinite, known.fit.coefficients[0]))
     assert "calibration_not_restored" not in {line["event"] for line in logs}
 
 
@@ -376,11 +376,11 @@ def test_a_failing_step_leaves_a_whole_file(tmp_path, monkeypatch, step, after):
         memory.keep([Learned(CARD.id, "m", make_fit(2.0))], snapshot(CARD))
     assert [line["event"] for line in logs] == ["calibration_not_kept"]
     (known,) = Memory(tmp_path).restore([CARD])
-    assert known.fit.coefficients.static_w in (1.0, 2.0)
+    assert known.fit.coefficients[0].static_w in (1.0, 2.0)
     assert len(list(tmp_path.iterdir())) == 1
     memory.keep([Learned(CARD.id, "m", make_fit(3.0))], snapshot(CARD))
     (known,) = Memory(tmp_path).restore([CARD])
-    assert known.fit.coefficients.static_w == 3.0
+    assert known.fit.coefficients[0].static_w == 3.0
 
 
 @pytest.mark.parametrize(
@@ -529,8 +529,8 @@ def test_a_wrong_calibration_is_put_right_in_the_first_minute(state, next_day, t
     called a stranger's."""
     scene, without = next_day
     (right,) = Memory(state).restore([GPU])
-    values = Coefficients(*(factor * value for value in right.fit.coefficients))
-    wrong = right._replace(fit=replace(right.fit, coefficients=values))
+    values = Coefficients(*(factor * value for value in right.fit.coefficients[0]))
+    wrong = right._replace(fit=replace(right.fit, coefficients=(values,)))
     keep(tmp_path, wrong, device=GPU)
     core = life(scene, Memory(tmp_path).restore([GPU]))
     receipts = core.drain()

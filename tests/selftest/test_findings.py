@@ -120,17 +120,25 @@ def test_contexts_are_kept_apart():
         ("pp2", {"foreseen"}),
         ("coarse", {"resolution"}),
         ("lost-steps", {"attributed"}),
-        ("shared-mixed", {"foreseen", "alone"}),
     ],
 )
 def test_what_is_wrong_breaks_its_promise(name, broken):
-    """A stranger, slow polls, a wrong form, a coarse counter, losses, two models: each its own."""
+    """A stranger, slow polls, a wrong form, a coarse counter, losses: each its own."""
     found = find(build(name, seconds=75.0).trace(), name)
     kept = promises(found)
     failed = {one.id for one in kept if one.verdict is Verdict.FAIL}
     assert broken <= failed
     assert not {"conservation", "receipts"} & failed
     assert exit_code(kept) == 1
+
+
+def test_two_models_on_one_card_are_understood():
+    found = find(build("shared-mixed", seconds=75.0).trace(), "shared-mixed")
+    foreseen = next(one for one in promises(found) if one.id == "foreseen")
+    assert foreseen.verdict is Verdict.PASS
+    costs = found.devices[0].coefficients
+    assert costs["F of small"][0] < 0.6 * costs["F of large"][0]
+    assert "e of large" not in costs
 
 
 def test_the_floor_is_that_of_the_design():

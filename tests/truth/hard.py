@@ -168,14 +168,13 @@ def layouts() -> Iterator[Scenario]:
     )
     yield _like("handover", "prefill and decode on two engines", layout="handover")
     light = Profile(((12.0, 2.5), (15.0, 6.0), (6.0, 0.2), (9.0, 4.0)))
-    yield _like("shared", "two engines on one GPU", layout="shared", profile=light)
-    yield _like(
-        "shared-slow", "the same, slowing each other down", layout="shared-slow", profile=light
-    )
-    yield _like(
-        "shared-mixed", "a large and a small model on one GPU", layout="shared-mixed", profile=light
-    )
-    yield _like("mig", "two slices on one board's counter", layout="mig", profile=light)
+    for name, about in (
+        ("shared", "two engines on one GPU"),
+        ("shared-slow", "the same, slowing each other down"),
+        ("shared-mixed", "a large and a small model on one GPU"),
+        ("mig", "two slices on one board's counter"),
+    ):
+        yield _like(name, about, targets="shared", layout=name, profile=light)
     yield _like("two-node", "two nodes, readings in time", layout="tp2")
     yield _like(
         "two-node-late",

@@ -27,7 +27,7 @@ def told(case: Case) -> Attributor:
     ((id, fit),) = learning.fits().items()
     found = case.truth.devices[id].coefficients
     known = Fit(
-        Coefficients(*(found[name] for name in NAMES)),
+        (Coefficients(*(found[name] for name in NAMES)),),
         np.zeros((7, 7)),
         case.noise,
         1000,

@@ -10,7 +10,7 @@ from tests.truth import report, targets
 
 run = cache(report.run)
 MODERATE = ("moderate-h100-1", "moderate-light-3", "moderate-moe-1")
-HELD = (*MODERATE, "stranger-2", "lost-steps")
+HELD = (*MODERATE, "shared-slow", "shared-mixed", "stranger-2", "lost-steps")
 
 
 @pytest.mark.parametrize("name", HELD)
