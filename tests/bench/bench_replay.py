@@ -2,6 +2,15 @@
 
 Both in this process and in turns; of each the fastest round counts, in CPU seconds of the process
 and its children. Traces as the meter records them: one engine, in full and in change form.
+
+Two traces of 20 MB on a busy 2-core machine, 2026-11-25, as multiples of json: whole 3.8 (full
+form) and 5.8 (change form), online 15 and 25. The target of 2.5 is not met. In change form json
+takes 2.9 µs a line, so it would leave 7.2. Of 15.7 µs in another such run reading took 2.3, the
+order 0.6, taking events in 3.9, and settlement 8.8: of that about half for the requests that end
+(each ninth line), a quarter to see each interval's work three times, and most of the rest for two
+searches of the counter's window. In full form, of 3.3 times json: reading 0.9, the order 0.1,
+taking events in 1.0 (64 rows a step), settlement 1.3. Online settles four times a second of the
+trace, as live, at some 2.5 ms each.
 """
 
 from __future__ import annotations
