@@ -46,7 +46,8 @@ def running(engine: EngineState) -> Iterator[Running]:
 
 
 def together(rows: Sequence[Running], ended: Mapping[str, Sequence[Receipt]]) -> list[Running]:
-    """One row for what the client sent: of children (``n > 1``), and of engines that hand over.
+    """One row for what the client sent: of children (``n > 1``), also on several ranks, and of
+    engines that hand over.
 
     ``ended``: by the client's id, the receipts of parts that are over.
     """
@@ -70,7 +71,7 @@ def _sum(one: Running, other: Running) -> Running:
         engine=other.engine,
         opened_ns=min(one.opened_ns, other.opened_ns),
         progress=min(one.progress, other.progress, key=_ORDER.index),
-        output_tokens=_tokens(one, other.engine) + other.output_tokens,
+        output_tokens=_counted(one, other.engine, one.output_tokens) + other.output_tokens,
         prefill_j=one.prefill_j + other.prefill_j,
         decode_j=one.decode_j + other.decode_j,
         recompute_j=one.recompute_j + other.recompute_j,
@@ -78,7 +79,7 @@ def _sum(one: Running, other: Running) -> Running:
 
 
 def _with(row: Running, part: Receipt) -> Running:
-    completed = (part.completion_tokens or 0) if part.engine == row.engine else 0
+    completed = _counted(part, row.engine, part.completion_tokens or 0)
     return row._replace(
         opened_ns=min(row.opened_ns, part.opened_ns),
         output_tokens=row.output_tokens + completed,
@@ -88,6 +89,7 @@ def _with(row: Running, part: Receipt) -> Running:
     )
 
 
-def _tokens(row: Running, engine: str) -> int:
-    """What an engine handed over is the next one's prompt."""
-    return row.output_tokens if row.engine == engine else 0
+def _counted(part: Running | Receipt, engine: str, tokens: int) -> int:
+    """One token of another engine is what it handed over: the next one's prompt. Of more, it is a
+    child on another rank."""
+    return tokens if part.engine == engine or tokens > 1 else 0

@@ -114,3 +114,24 @@ def test_what_two_engines_do_for_one_request_is_one_row():
     assert row.energy_j == pytest.approx(core.receipt("x").energy_j)
     assert row.prefill_j > 0
     assert row.output_tokens <= 40
+
+
+def test_children_on_two_ranks_are_one_row_too():
+    """All of their tokens count: nothing is handed over."""
+    core = Attributor((CONTINUOUS,), (ENGINE, replace(ENGINE, id="1")))
+    core.feed(Reading("GPU-0", NS, 0))
+    for engine in ("0", "1"):
+        core.feed(RequestOpened(engine, f"{engine}_x", NS, parent="x", prompt_tokens=9))
+        core.feed(step(0, Work(f"{engine}_x", 9, 0, Phase.PREFILL), engine=engine))
+    for seq in range(1, 40):
+        for engine in ("0", "1"):
+            work = Work(f"{engine}_x", 1, 8 + seq, Phase.DECODE)
+            core.feed(step(seq, work, engine=engine))
+        core.feed(Reading("GPU-0", NS + (seq + 1) * NS // 10, 30_000_000 * (seq + 1)))
+    (row,) = core.running()
+    tokens = core.snapshot().tokens
+    settled = {key.engine: n for key, n in tokens.items() if key.token_type == "output"}
+    assert settled["0"] == settled["1"] > 5
+    # Each one's first token comes with the end of its prefill, and is booked at its end.
+    assert row.output_tokens == sum(settled.values()) + 2
+    assert row.energy_j == pytest.approx(core.receipt("x").energy_j)
