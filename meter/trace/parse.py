@@ -197,7 +197,7 @@ def _reading(line: fields.Line) -> Reading:
         late_s=fields.real(line, "late_s"),
         error=error,
         missed=fields.optional_text(line, "missed"),
-        missed_uj=fields.energy_uj(line, "missed_j") if "missed_j" in line else None,
+        missed_uj=None if line.get("missed_j") is None else fields.energy_uj(line, "missed_j"),
     )
 
 

@@ -93,6 +93,7 @@ def careful(text: bytes) -> Event | None:
 @example(b' {"type" : "reading" ,\t"t" : 1E0, "device":"d","energy_j":5e-7}\r')
 @example(b'{"type":"reading","t":9e6,"device":"d","energy_j":"5"}')
 @example(b'{"type":"reading","t":9e6,"device":"d","energy_j":null}')
+@example(b'{"type":"reading","t":1,"device":"d","energy_j":5,"missed_j":null}')
 @example(b'{"type":"reading","t":9e9,"device":"d","energy_j":9.3e12}')
 @example(b'{"type":"reading","t":1e400,"device":"d","energy_j":1}')
 def test_the_quick_way_says_what_the_careful_one_does(text: bytes) -> None:
