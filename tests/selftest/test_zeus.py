@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import sys
 import time
 import types
@@ -95,10 +94,6 @@ def test_without_zeus_there_is_no_window(monkeypatch):
     assert opened.closed is None
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("zeus") is None,
-    reason="Zeus is not part of the development environment (100 MB): pip install zeus",
-)
 def test_the_real_zeus_reads_the_simulated_card(tmp_path, monkeypatch):
     """Through the fake NVML: what it says of two seconds is what the card drew, to a tick."""
     card = Card.create(tmp_path / "card", [CardSpec()])
