@@ -137,13 +137,14 @@ class Batch:
         if step.same:
             return step.work
         k, offset = self.passes, self._joined.get
-        return [  # by place, not by name: in full form this is where a replay spends its time
+        return [  # unpacked at once: in full form this is where a replay spends its time
             work
             for work in step.work
-            if offset(work[0]) != work[2] - k
-            or work[1] != 1
-            or work[3] is not _DECODE
-            or work[4] is not None
+            for request, tokens, context, phase, kept in (work,)
+            if offset(request) != context - k
+            or tokens != 1
+            or phase is not _DECODE
+            or kept is not None
         ]
 
     def apply(
