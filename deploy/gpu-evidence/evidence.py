@@ -1,6 +1,6 @@
 """Everything that a GPU host can show of this meter, in stages: see README.md beside this file.
 
-python3 evidence.py OUT [--stage look|selftest|pairs|report] … -- vllm serve MODEL …
+python3 evidence.py OUT [--stage look|selftest|pairs|plugin|report] … -- vllm serve MODEL …
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -33,9 +34,11 @@ from meter.selftest.server import Server, url_of
 from meter.selftest.stage import play_pairs
 from meter.selftest.text import limit, value
 
-STAGES = ("look", "selftest", "pairs", "report")
+STAGES = ("look", "selftest", "pairs", "plugin", "report")
 _TRACE = "trace.jsonl.zst"
 _RUNS = "runs.jsonl.gz"
+_PLUGIN = "plugin.md"
+_PLUGIN_COST = Path(__file__).parents[2] / "tests/bench/plugin_cost.py"
 _PACKAGES = ("joulemeter", "vllm", "torch", "transformers", "zeus", "nvidia-ml-py")
 _QUERY = (
     "name,driver_version,vbios_version,power.limit,clocks.max.sm,clocks.max.mem,persistence_mode"
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     stages = options.stage or list(STAGES)
-    if not command and {"selftest", "pairs"} & set(stages):
+    if not command and {"selftest", "pairs", "plugin"} & set(stages):
         print("evidence: after -- name the command that serves, as in the README", file=sys.stderr)
         return 2
     try:
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _selftest(out, command, options.seconds)
             elif stage == "pairs":
                 _pairs(out, command, options.pairs, start_s + 60 * options.minutes)
+            elif stage == "plugin":
+                _plugin(out, command)
             else:
                 _report(out)
             print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
@@ -142,6 +147,26 @@ def _pairs(out: Path, command: Sequence[str], pairs: int, until_s: float) -> Non
         print(f"{one.verdict}: {one.says}: {one.note}")
 
 
+def _plugin(out: Path, command: Sequence[str]) -> None:
+    """What the plugin costs per step, beside vLLM's own scheduler, with nothing computed."""
+    model = model_of(command)
+    if model is None:
+        print("left out: no folder with a model's configuration is named in the command")
+        return
+    program = [sys.executable, str(_PLUGIN_COST), "--python", sys.executable, "--model", str(model)]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
+    (out / _PLUGIN).write_text(done.stdout, encoding="utf-8")
+    print(done.stdout)
+
+
+def model_of(command: Sequence[str]) -> Path | None:
+    """The folder of the model that a command serves, where it names one."""
+    for before, word in itertools.pairwise(command):
+        if before in ("serve", "--model") and Path(word, "config.json").is_file():
+            return Path(word)
+    return None
+
+
 def _runs(path: Path) -> list[Run]:
     if not path.exists():
         return []
@@ -165,6 +190,9 @@ def _report(out: Path) -> None:
     facts = facts or parts.get("look", {}).get("host", {})
     priced = price(_runs(out / _RUNS))
     told = table(facts, parts.get("look"), parts.get("selftest"), priced)
+    plugin = out / _PLUGIN
+    if plugin.exists():
+        told += "\n" + plugin.read_text(encoding="utf-8")
     as_json = None if priced is None else selftest.price_json(priced)
     _write(out / "results.json", {"host": facts, **parts, "price": as_json})
     (out / "results.md").write_text(told, encoding="utf-8")

