@@ -4,9 +4,9 @@
 
 (RUNNING: 1 64 256 1024.) vLLM's real scheduler (asynchronous) with a fake executor runs in the
 environment that tests/vllm_cpu/setup.sh makes, or in that of PYTHON, where vLLM can be imported,
-with the configuration of the model in FOLDER; requests of 200 prompt tokens and 250 output tokens on average are
-replaced as they end. The plugin sends to a real listener in another process. Prints ratios from one
-run; absolute times depend on the machine.
+with the configuration of the model in FOLDER; requests of 200 prompt tokens and 250 output tokens
+on average are replaced as they end. The plugin sends to a real listener in another process. Prints
+ratios from one run; absolute times depend on the machine.
 """
 
 from __future__ import annotations
