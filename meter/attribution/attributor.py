@@ -2,38 +2,36 @@
 
 What it computes depends on the events alone: fed with the same events it gives the same joules,
 live or replayed. Events are sorted in a window (``order``); readings become intervals
-(``intervals``); steps become passes (``batch``, ``engine``). A few times a second of the events'
-time, all intervals of which all is known are settled as one block (``load``, ``settle``): their
-joules go to idle, start-up, unattributed, or onto the passes. A pass is settled when all devices
-of its engine have settled the time it lies in: then it moves the running sums (``accumulator``) and
-the accounts (``books``). What the counters moved and no account has yet is *pending*.
+(``on_device``); steps become passes (``batch``, ``engine``). A few times a second of the events'
+time, all intervals of which all is known are settled as one block (``settle``): their joules go to
+idle, start-up, unattributed, or onto the passes. A pass is settled when all devices of its engine
+have settled the time it lies in: then it moves the running sums (``accumulator``) and the accounts
+(``books``). What the counters moved and no account has yet is *pending*.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meter.attribution.bill import Bill
 from meter.attribution.books import Books
-from meter.attribution.calibration import Calibration, Kind
-from meter.attribution.coefficients import roofline_prior
+from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.engine import EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
-from meter.attribution.intervals import Counter, Interval
+from meter.attribution.intervals import Counter
 from meter.attribution.learned import Learned, known_of
-from meter.attribution.load import Owner, experts_awake
+from meter.attribution.load import experts_awake
+from meter.attribution.on_device import OnDevice, kind_of
 from meter.attribution.order import WINDOW_NS, Reorder
 from meter.attribution.passes import tokens
 from meter.attribution.receipts import receipt_of
 from meter.attribution.running import running, together
-from meter.attribution.settle import Block, Past, distribute, evaluate, foreign, remember
+from meter.attribution.settle import Block
 from meter.attribution.settled import Settled
 from meter.attribution.waves import share_dummies, waves
 from meter.model import (
@@ -56,31 +54,14 @@ from meter.model import (
     worst,
 )
 
-#: A counter may be silent so long (NVML calls can hang for 30 s) and its steps wait for its joules.
-_SILENT_NS = 45_000_000_000
 #: A settlement costs the same whatever has happened: the more engines, the rarer.
 _SETTLE_EVERY_NS_PER_ENGINE = 190_000_000
 _SETTLE_EVERY_NS_MIN, _SETTLE_EVERY_NS_MAX = 250_000_000, 1_500_000_000
-_BLOCK = 256
 #: Passes that settle together: their sums stay in the processor's cache.
 _PASSES = 2048
-_HINDSIGHT_ROUNDS = 3
 _FOREVER_NS = 1 << 62
 #: The quality of joules that no device has moved: there are none, so it is never seen.
 _UNKNOWN = Quality.ESTIMATED
-
-
-@dataclass(slots=True)
-class _DeviceWork:
-    """One device: its counter, its calibration, and its intervals on the way to settlement."""
-
-    counter: Counter
-    calibration: Calibration
-    waiting: deque[Interval] = field(default_factory=deque)
-    past: Past = field(default_factory=Past)
-    settled_ns: int | None = None
-    settled_uj: int = 0
-    intervals: int = 0
 
 
 class Attributor:
@@ -110,7 +91,7 @@ class Attributor:
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
-        self._devices: dict[str, _DeviceWork] = {}
+        self._devices: dict[str, OnDevice] = {}
         self._engines: dict[str, EngineState] = {}
         #: Engines that were announced with no device.
         self._without: set[str] = set()
@@ -146,7 +127,7 @@ class Attributor:
             engine.end_closing(None)
         if self._hindsight:
             for id, work in self._devices.items():
-                self._learn(work, self._owners(id))
+                work.learn(self._owners(id))
         self._settle()
         self._groups.finish()
 
@@ -240,29 +221,12 @@ class Attributor:
             quality = Quality.ESTIMATED
             work = self._add_device(Device(reading.device, reading.device, quality))
         if reading.missed is not None:
-            self._miss(work, reading, reading.missed)
-        closed = work.counter.add(reading)
-        if closed is not None:
-            work.waiting.extend(closed)
-            shift_s = work.counter.take_shift_s()
-            if shift_s:
-                work.calibration.shift(shift_s)
+            missed_uj = work.miss(reading)
+            if missed_uj:
+                quality = work.device.quality
+                self._books.unattribute(reading.missed, quality, missed_uj / 1e6)
+        work.read(reading)
         self._advance(reading.t_ns)
-
-    def _miss(self, work: _DeviceWork, reading: Reading, reason: str) -> None:
-        """Nobody watched before this reading: what moved is nobody's."""
-        missed_uj = reading.missed_uj or 0
-        if work.counter.last is None:
-            work.counter.begin_after(missed_uj)
-        elif reading.missed_uj is None:
-            work.waiting.extend(work.counter.flush())
-            missed_uj = work.counter.skip(reading)
-        else:
-            return  # the counter itself has told what moved
-        if not missed_uj:
-            return
-        work.settled_uj += missed_uj
-        self._books.unattribute(reason, work.counter.device.quality, missed_uj / 1e6)
 
     def _open(self, event: RequestOpened) -> None:
         engine = self._engine(event.engine)
@@ -289,15 +253,15 @@ class Attributor:
             self._due_ns = self._now_ns + every_ns
             self._settle()
 
-    def _add_device(self, device: Device) -> _DeviceWork:
+    def _add_device(self, device: Device) -> OnDevice:
         known = self._devices.get(device.id)
         if known is not None:
-            known.waiting.extend(known.counter.become(device))
+            known.become(device)
             return known
         calibration = Calibration(self._fits.get(device.id), self._hindsight)
-        work = _DeviceWork(Counter(device, self._hindsight), calibration)
+        work = OnDevice(Counter(device, self._hindsight), calibration)
         self._devices[device.id] = work
-        self._tell_engines(work)
+        work.believe([engine.info for engine in self._owners(device.id)])
         return work
 
     def _find(self, event: DeviceFound) -> None:
@@ -339,15 +303,8 @@ class Attributor:
         """Where the calibration of an engine's device begins, while it has learned nothing."""
         work = self._devices.get(device)
         if work is not None:
-            self._tell_engines(work)
+            work.believe([engine.info for engine in self._owners(device)])
             work.calibration.restore(self._restored.get((device, info.model or "")))
-
-    def _tell_engines(self, work: _DeviceWork) -> None:
-        """Tell a device's calibration which engines there are, and what data sheets say of them."""
-        device = work.counter.device
-        infos = [engine.info for engine in self._owners(device.id)]
-        priors = {_kind(e): roofline_prior(e, device, shards=len(e.devices)) for e in infos}
-        work.calibration.believe(priors, shared=len(infos) > 1)
 
     def _engine(self, id: str) -> EngineState:
         """The engine of that name; one that nobody announced owns every device."""
@@ -377,91 +334,23 @@ class Attributor:
     def _owners(self, device: str) -> list[EngineState]:
         return [e for e in self._engines.values() if device in e.info.devices]
 
-    def _owned(self, work: _DeviceWork, engines: Sequence[EngineState]) -> list[Owner]:
-        """``engines``, and which of the device's models each of them serves."""
-        place = work.calibration.place
-        return [Owner(engine, place(_kind(engine.info))) for engine in engines]
-
-    def _learn(self, work: _DeviceWork, engines: list[EngineState]) -> None:
-        """With hindsight: learn from all intervals before any of them is closed.
-
-        The first round prices with the prior; a later one that leaves the counter's window where it
-        was has nothing more to tell.
-        """
-        calibration, owners = work.calibration, self._owned(work, engines)
-        for round in range(_HINDSIGHT_ROUNDS):
-            before = calibration.fit.window
-            calibration.forget()
-            past = Past()
-            for block in self._blocks(work.waiting):
-                evaluated = evaluate(block, owners, calibration.fit)
-                strange, _ = foreign(evaluated, past, finishing=True)
-                calibration.add(evaluated, len(block), strange)
-                past = remember(evaluated, past, len(block))
-            calibration.search()
-            if round and calibration.fit.window[:2] == before[:2]:
-                break
-
-    def _blocks(self, waiting: Iterable[Interval]) -> Iterator[list[Interval]]:
-        """Neighbouring intervals, in blocks of limited length."""
-        block: list[Interval] = []
-        for interval in waiting:
-            if block and (len(block) >= _BLOCK or block[-1].end_ns != interval.start_ns):
-                yield block
-                block = []
-            block.append(interval)
-        if block:
-            yield block
-
-    def _close(self, work: _DeviceWork, owners: list[EngineState]) -> None:
-        """Close every interval of which all is known; an excess waits until it is judged."""
-        while work.waiting:
-            fit = work.calibration.fit
-            known_ns = min((self._known_until(e) for e in owners), default=self._now_ns)
-            until_ns = known_ns + round((fit.window.delay_s - fit.window.width_s / 2) * 1e9)
-            known = (i for i in work.waiting if i.end_ns <= until_ns or self._finishing)
-            block = next(self._blocks(known), None)
-            if block is None:
-                return
-            cut = len(block) < len(work.waiting) and (
-                work.waiting[len(block)].start_ns != block[-1].end_ns
-            )
-            evaluated = evaluate(block, self._owned(work, owners), fit)
-            ends = (self._finishing and len(block) == len(work.waiting)) or cut
-            strange, closed = foreign(evaluated, work.past, ends)
-            if not closed:
-                return
-            self._hand_out(work, owners, evaluated, strange, closed)
-            for interval in block[:closed]:
-                work.settled_uj += interval.energy_uj
-                work.waiting.popleft()
-            work.settled_ns = block[closed - 1].end_ns
-            work.intervals += closed
-            work.past = remember(evaluated, work.past, closed)
-            work.calibration.add(evaluated, closed, strange)
+    def _close(self, work: OnDevice, owners: list[EngineState]) -> None:
+        """Hand out the joules of all intervals of which all is known."""
+        known_ns = min((self._known_until(e) for e in owners), default=self._now_ns)
+        engine, model = (owners[0].info.id, owners[0].model) if len(owners) == 1 else ("", "")
+        for block, closed, shares in work.close(owners, known_ns, self._finishing):
+            if self._watch is not None:
+                self._watch(work.device.id, block, closed)
+            quality = work.device.quality
+            self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)
+            self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
+            self._books.unattribute("lost_steps", quality, shares.lost_j)
+            self._books.unattribute("foreign_load", quality, shares.foreign_j)
 
     def _known_until(self, engine: EngineState) -> int:
         """Until when it is known what an engine did; in a wave, what all of it did."""
         wave = next(w for w in self._waves if engine in w)
         return min(member.known_until(self._now_ns) for member in wave)
-
-    def _hand_out(
-        self,
-        work: _DeviceWork,
-        owners: list[EngineState],
-        block: Block,
-        strange: NDArray[np.bool_],
-        closed: int,
-    ) -> None:
-        device = work.counter.device
-        if self._watch is not None:
-            self._watch(device.id, block, closed)
-        shares = distribute(block, strange, closed, work.intervals, device.id)
-        engine, model = (owners[0].info.id, owners[0].model) if len(owners) == 1 else ("", "")
-        self._books.add(engine, model, Account.IDLE, device.quality, shares.idle_j)
-        self._books.add(engine, model, Account.STARTUP, device.quality, shares.startup_j)
-        self._books.unattribute("lost_steps", device.quality, shares.lost_j)
-        self._books.unattribute("foreign_load", device.quality, shares.foreign_j)
 
     def _share_dummies(self, wave: list[EngineState], covered_ns: int) -> None:
         until_ns = _FOREVER_NS if self._finishing else covered_ns
@@ -493,19 +382,7 @@ class Attributor:
     def _covered_ns(self, engine: EngineState) -> int:
         """Until when every device of the engine has said all that it will ever say."""
         works = [self._devices[id] for id in engine.info.devices if id in self._devices]
-        return min((self._device_covered_ns(work) for work in works), default=self._now_ns)
-
-    def _device_covered_ns(self, work: _DeviceWork) -> int:
-        counter, window = work.counter, work.calibration.fit.window
-        covered = [0]
-        if work.settled_ns is not None:
-            covered.append(work.settled_ns - round((window.delay_s + window.width_s / 2) * 1e9))
-        elif counter.first_ns is not None:
-            covered.append(counter.first_ns)
-        heard_ns = counter.last.t_ns if counter.last is not None else 0
-        if self._now_ns - heard_ns > _SILENT_NS and not work.waiting:
-            covered.append(self._now_ns - _SILENT_NS)
-        return max(covered)
+        return min((work.covered_ns(self._now_ns) for work in works), default=self._now_ns)
 
     def _quality(self, engine: EngineState) -> Quality | None:
         """The worst of the engine's devices; worked out once a settlement."""
@@ -548,7 +425,7 @@ class Attributor:
         """What the fits of the engine's devices do not know; worked out once a settlement."""
         id = engine.info.id
         if id not in self._unknowns:
-            kind = _kind(engine.info)
+            kind = kind_of(engine.info)
             known = [
                 self._devices[device].calibration
                 for device in engine.info.devices
@@ -560,33 +437,6 @@ class Attributor:
             self._unknowns[id] = Unknown(covariance, drift)
         return self._unknowns[id]
 
-    def _device_state(self, work: _DeviceWork) -> DeviceState:
-        counter, fit = work.counter, work.calibration.fit
-        unsettled_j = sum(
-            engine.table.waiting_j(counter.device.id) for engine in self._owners(counter.device.id)
-        )
-        last = counter.last
-        told = work.calibration.told()
-        return DeviceState(
-            device=counter.device,
-            measured_j=counter.moved_uj / 1e6,
-            pending_j=(counter.moved_uj - work.settled_uj) / 1e6 + unsettled_j,
-            power_w=last.power_w if last else None,
-            refresh_s=counter.refresh_s,
-            latency_s=last.latency_s if last else None,
-            coefficients=told.coefficients,
-            coefficient_sd=told.sd,
-            intervals=work.intervals,
-            resets=counter.resets,
-            last_reading_ns=last.t_ns if last else None,
-            delay_s=fit.window.delay_s if fit.window.doubt_s is not None else None,
-            smear_s=fit.window.width_s if fit.window.doubt_s is not None else None,
-            delay_sd_s=fit.window.doubt_s,
-            jumps=counter.jumps,
-            counter_uj=last.energy_uj if last else None,
-            by_model=told.by_model,
-        )
-
-
-def _kind(engine: Engine) -> Kind:
-    return Kind(engine.model or "", len(engine.devices))
+    def _device_state(self, work: OnDevice) -> DeviceState:
+        id = work.device.id
+        return work.state(sum(engine.table.waiting_j(id) for engine in self._owners(id)))
