@@ -58,7 +58,7 @@ def test_the_core_times_it_by_its_readings() -> None:
 
     def read(rows: list[tuple[int, int]]) -> None:
         for k, joules in rows:
-            intervals.extend(counter.add(Reading("d", S + k * S // 50, joules * 10**6)))
+            intervals.extend(counter.add(Reading("d", S + k * S // 50, joules * 10**6)) or [])
 
     read(ticking)
     assert counter.refresh_s == pytest.approx(0.1)
@@ -81,6 +81,6 @@ def test_what_the_counter_had_moved_before_is_timed_by_its_ticks() -> None:
     """Also where those were still held back."""
     counter = Counter(CARD)
     for k in range(100):
-        assert counter.add(Reading("d", S + k * S // 50, k // 5 * 20_000_000)) == []
+        assert not counter.add(Reading("d", S + k * S // 50, k // 5 * 20_000_000))
     closed = counter.become(estimated(CARD))
     assert [i.energy_uj for i in closed] == [20_000_000] * 19
