@@ -62,7 +62,7 @@ def with_coefficients(
     """The receipts of a core whose coefficients are changed from what the whole trace teaches."""
     teacher = _fed(trace, Attributor(trace.devices, trace.engines, hindsight=True))
     fits = {
-        device: replace(right, coefficients=change(right.coefficients))
+        device: replace(right, coefficients=tuple(map(change, right.coefficients)))
         for device, right in teacher.fits().items()
     }
     return _fed(trace, Attributor(trace.devices, trace.engines, fits)).drain()

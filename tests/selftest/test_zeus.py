@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
+import os
+import subprocess
 import sys
 import time
 import types
@@ -94,15 +96,28 @@ def test_without_zeus_there_is_no_window(monkeypatch):
     assert opened.closed is None
 
 
-def test_the_real_zeus_reads_the_simulated_card(tmp_path, monkeypatch):
+#: In a process of its own: one process has one NVML.
+REAL = """
+import ctypes, json, sys, time
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+from meter.selftest import zeus
+with zeus.window() as opened:
+    time.sleep(2.0)
+print(json.dumps(opened.closed))
+"""
+
+
+def test_the_real_zeus_reads_the_simulated_card(tmp_path):
     """Through the fake NVML: what it says of two seconds is what the card drew, to a tick."""
     card = Card.create(tmp_path / "card", [CardSpec()])
     card.post(0, 400.0)
-    monkeypatch.setenv("JOULEMETER_FAKE_NVML", str(tmp_path / "card"))
-    ctypes.CDLL(str(build(tmp_path / "nvml")), ctypes.RTLD_GLOBAL)
-    with zeus.window() as opened:
-        time.sleep(2.0)
-    found = opened.closed
+    library = build(tmp_path / "nvml")
+    said = subprocess.run(
+        [sys.executable, "-c", REAL, str(library)],
+        env={**os.environ, "JOULEMETER_FAKE_NVML": str(tmp_path / "card")},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found = Window(*json.loads(said.splitlines()[-1]))
     truth_j = card.energy_j(0, found.to_ns) - card.energy_j(0, found.from_ns)
     assert found.gpus == 1
     assert found.energy_j == pytest.approx(truth_j, abs=400.0 * 0.1 + 0.1)
