@@ -25,7 +25,7 @@ from load import Answer
 from run import BEFORE_W, REQUESTS, WARM_UP, Run, environment, run_all, samples
 from truth import Life, Truth, read_lives, read_log, true_joules
 
-from meter.attribution import attributor
+from meter.attribution import on_device
 from meter.model import Phase, Receipt, Step
 from meter.replay import CalibrationMode, Policy, replay_trace
 from meter.trace import Trace, read_trace
@@ -291,9 +291,9 @@ def test_intervals_that_are_not_closed_fail(
     judged: Judged, say: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every λ = 1 the receipts are only a model's, and the limits do not let it pass."""
-    distribute = attributor.distribute
+    distribute = on_device.distribute
     monkeypatch.setattr(
-        attributor, "distribute", lambda e, foreign, *rest: distribute(e, foreign | True, *rest)
+        on_device, "distribute", lambda e, foreign, *rest: distribute(e, foreign | True, *rest)
     )
     found = errors(judged.replayed(), judged.truth)
     say(f"every λ = 1         {found}")

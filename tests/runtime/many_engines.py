@@ -38,7 +38,8 @@ def serve(number: int, steps: int, half: threading.Barrier, folder: Path) -> Non
     sender.flush()
     while not (folder / "enough").exists():
         time.sleep(0.05)
-    print(name, "lost", sender.lost_steps, flush=True)
+    sys.stdout.write(f"{name} lost {sender.lost_steps}\n")  # whole: print writes in pieces
+    sys.stdout.flush()
     sender.close()
 
 
