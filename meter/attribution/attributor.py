@@ -20,7 +20,7 @@ from meter.attribution.bill import Bill
 from meter.attribution.books import Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
-from meter.attribution.engine import EngineState, Request
+from meter.attribution.engine import LOST_STEPS, EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter
@@ -71,9 +71,8 @@ class Attributor:
     life had learned, where calibration begins. With ``hindsight`` nothing settles before
     ``finish``, and then with coefficients that all intervals have taught. ``watch`` is shown each
     block of a device's intervals as its joules are handed out, and how many of them are closed.
-    Events may come ``window_ns`` out of order.
-    Devices and engines may also come as events. No method raises on odd input: what cannot be used
-    is counted.
+    Events may come ``window_ns`` out of order; devices and engines may also come as events. No
+    method raises on odd input: what cannot be used is counted.
     """
 
     def __init__(
@@ -319,8 +318,7 @@ class Attributor:
         for engine in self._engines.values():
             engine.linger(self._now_ns)
         for id, work in self._devices.items():
-            owners = self._owners(id)
-            self._close(work, owners)
+            self._close(work, self._owners(id))
         self._unknowns.clear()
         self._qualities.clear()
         for wave in self._waves:
@@ -344,7 +342,7 @@ class Attributor:
             quality = work.device.quality
             self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)
             self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
-            self._books.unattribute("lost_steps", quality, shares.lost_j)
+            self._books.unattribute(LOST_STEPS, quality, shares.lost_j)
             self._books.unattribute("foreign_load", quality, shares.foreign_j)
 
     def _known_until(self, engine: EngineState) -> int:
@@ -381,15 +379,18 @@ class Attributor:
 
     def _covered_ns(self, engine: EngineState) -> int:
         """Until when every device of the engine has said all that it will ever say."""
-        works = [self._devices[id] for id in engine.info.devices if id in self._devices]
+        works = self._works(engine)
         return min((work.covered_ns(self._now_ns) for work in works), default=self._now_ns)
+
+    def _works(self, engine: EngineState) -> list[OnDevice]:
+        """The devices of an engine that are there."""
+        return [self._devices[id] for id in engine.info.devices if id in self._devices]
 
     def _quality(self, engine: EngineState) -> Quality | None:
         """The worst of the engine's devices; worked out once a settlement."""
         id = engine.info.id
         if id not in self._qualities:
-            devices = [self._devices[d] for d in engine.info.devices if d in self._devices]
-            self._qualities[id] = worst([work.counter.device.quality for work in devices])
+            self._qualities[id] = worst([work.device.quality for work in self._works(engine)])
         return self._qualities[id]
 
     # --- receipts
@@ -426,11 +427,7 @@ class Attributor:
         id = engine.info.id
         if id not in self._unknowns:
             kind = kind_of(engine.info)
-            known = [
-                self._devices[device].calibration
-                for device in engine.info.devices
-                if device in self._devices
-            ]
+            known = [work.calibration for work in self._works(engine)]
             doubts = [calibration.fit.doubts(calibration.place(kind)) for calibration in known]
             covariance = sum(doubts, np.zeros((DOUBTED, DOUBTED)))
             drift = max((calibration.fit.drift for calibration in known), default=0.0)

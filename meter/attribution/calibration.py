@@ -132,7 +132,8 @@ class Calibration:
         """
         if self._fixed:
             self._priors |= priors
-        if self._fixed or not priors:
+            return
+        if not priors:
             return
         new = [prior for kind, prior in priors.items() if kind not in self._priors]
         replaced = bool(new and self._priors.keys() - priors.keys())

@@ -147,9 +147,8 @@ def _totals(segments: Segments, edges: Array, fit: Fit) -> tuple[Array, Array]:
     at = edges - fit.window.delay_s
     seen = curve.through(np.concatenate((at, at + _AHEAD_S)), fit.window.width_s)
     totals = np.diff(seen[: len(at)], axis=0)
-    seconds = totals[:, FEATURES].copy()  # may truly be negative
-    totals = np.maximum(totals, 0.0)  # rounding
-    totals[:, FEATURES] = seconds
+    rounding = np.arange(totals.shape[1]) != FEATURES  # seconds alone may truly be negative
+    np.maximum(totals, 0.0, out=totals, where=rounding)
     power_w = (seen[len(at) :, FORESEEN_J] - seen[: len(at), FORESEEN_J]) / _AHEAD_S
     return np.asarray(totals), np.diff(power_w)
 
@@ -312,20 +311,20 @@ def _book_resolution(block: Block, per_joule: Array, first_number: int, device: 
     for share in owners:
         table, rows, devices = share.engine.table, share.rows, len(share.engine.info.devices)
         table.add_facts(first_number, facts)
-        mine = np.zeros(len(load.t0))
-        mine[share.own] = 1.0
+        mine = np.zeros(len(load.t0), dtype=bool)
+        mine[share.own] = True
         plain, by_context = (joules * mine for joules in members)
         paid = [sight.summed(joules, closed) * per_joule for joules in (plain, by_context)]
         seen = [sight.handed_back(rates, len(mine))[share.own] for rates in paid]
         table.booked[rows, passes.MEMBER_SEEN] += seen[0]
         table.booked[rows, passes.CONTEXT_SEEN] += seen[1]
         if len(load.shares) > 1:
-            noise = sight.squares(block.priced.run_j * (1.0 - mine), closed)
+            noise = sight.squares(block.priced.run_j * ~mine, closed)
             steps = np.maximum(sight.summed(mine, closed), 1e-12)
             for column, (one, other) in enumerate(((0, 0), (0, 1), (1, 1))):
                 spread = sight.handed_back(paid[one] * paid[other] * noise / steps, len(mine))
                 table.booked[rows, passes.OTHERS + column] += spread[share.own]
         later = sight.later(plain + by_context * context, len(block.energy_j))[inside]
-        ours = (run >= share.first) & (run < share.first + len(rows))
+        ours = mine[run]
         told = (part[ours], run_share[ours], later[ours] * devices)
         table.note_parts(rows[run[ours] - share.first], first_number + place[ours], told)
