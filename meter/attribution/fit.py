@@ -70,6 +70,8 @@ class Fit:
     down; then ``static_w`` alone holds static power, and a step carries it by the time it took.
     ``misfit``: what neither noise nor known edges explain of an interval, relative: ticks that
     wander, a coarse counter, a form that is wrong. ``drift``: the same of many intervals together.
+    ``unaided``: how far ``coefficients`` may be off where the prior is hardly believed, squared as
+    in ``covariance`` (``None``: the same).
     ``converged`` is false until enough busy intervals were seen; until then nothing is bounded by
     the fit.
     """
@@ -85,6 +87,7 @@ class Fit:
     drift: float = 0.0
     taught: tuple[int, ...] = ()
     shared: bool = False
+    unaided: Array | None = None
 
     def usual(self, model: int) -> Coefficients:
         """A model's coefficients, with the static power of the time that its work usually takes."""
@@ -123,10 +126,12 @@ class Fit:
     ) -> Array:
         """Variance of ``ΔE / foreseen`` by interval: steps' noise, edges, and the fit's own doubt.
 
-        ``features``: (n, 1 + 6·m); the rest (n,): joules foreseen, Σ of squared shares of single
-        steps, doubt of the edges as a share of the interval.
+        A prior lessens it nowhere: what only a data sheet says convicts nobody. ``features``:
+        (n, 1 + 6·m); the rest (n,): joules foreseen, Σ of squared shares of single steps, doubt of
+        the edges as a share of the interval.
         """
-        doubt = (features @ self.covariance * features).sum(axis=1)
+        covariance = self.covariance if self.unaided is None else self.unaided
+        doubt = (features @ covariance * features).sum(axis=1)
         doubt /= np.maximum(np.square(foreseen_j), 1e-300)
         return np.asarray(self.noise**2 * run_share + np.square(jitter) + doubt + self.misfit**2)
 
@@ -229,11 +234,13 @@ def fit_rows(
     informed = _informed(priors) or restored is not None
     best: _Solution | None = None
     found: _Solution | None = None
+    alone: _Solution | None = None
     for firmness in reversed(_FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC):
         found = _robust(rows, start, belief / firmness**2, found)
+        alone = alone or found
         if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
             best = found if best is None else found._replace(loss=best.loss)
-    assert best is not None
+    assert best is not None and alone is not None
     theta = best.theta.copy()
     theta[0] = min(theta[0], _most_static_w(rows, shared))
     return Fit(
@@ -247,6 +254,7 @@ def fit_rows(
         misfit=best.misfit,
         drift=best.drift,
         shared=shared,
+        unaided=alone.covariance + np.outer(alone.theta - theta, alone.theta - theta),
         taught=tuple((rows.features > _PRESENT).sum(axis=0).tolist()),
     )
 

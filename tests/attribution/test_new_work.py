@@ -1,4 +1,4 @@
-"""A meter that joins in the middle of a steady load: what it has not seen yet it does not judge."""
+"""What the meter has not seen yet it does not judge: work of another kind, or by more at once."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ _REST_W = 110.0
 
 class Joined:
     """Six requests that decode for ``decode_s``; then one after the other is prefilled and done.
+    Before all of them one decodes alone for ``alone_s``, at 200 W instead of 300.
 
     A decode step takes some 66 ms and 20 J, slower as contexts grow and at times by a half; a
     prefill comes in 5 chunks of 50 tokens, each 0.12 s and 108 J: far from any prior, and more than
     the first one takes.
     """
 
-    def __init__(self, decode_s: float, prefills: int) -> None:
+    def __init__(self, decode_s: float, prefills: int, alone_s: float = 0.0) -> None:
         self._random = random.Random(4)
         self.events: list[Event] = []
         self._drawn: list[tuple[float, float]] = [(0.0, 0.0)]  # time, joules up to it
         self._seq = 0
         self._now = 1.0
         self._draw(1.0, _REST_W)
-        self._decode(decode_s)
+        self._decode(alone_s, ["alone"], 200.0)
+        self._decode(decode_s, [f"d{i}" for i in range(6)], 300.0)
         for number in range(prefills):
             self._request(f"p{number}")
         self._read()
         self.events.sort(key=lambda event: event.t_ns)
 
-    def _decode(self, seconds: float) -> None:
-        names = [f"d{i}" for i in range(6)]
+    def _decode(self, seconds: float, names: list[str], power_w: float) -> None:
         for name in names:
             self.events.append(RequestOpened("0", name, _ns(self._now), prompt_tokens=30))
         context = 30
@@ -60,7 +61,7 @@ class Joined:
             took = 0.066 + 1e-5 * context
             took *= self._random.choice([1.0, 1.0, 1.0, 1.0, 1.5]) * self._random.gauss(1, 0.03)
             work = [Work(name, 1, context, Phase.DECODE) for name in names]
-            self._step(work, took, 300.0 * self._random.gauss(1, 0.03))
+            self._step(work, took, power_w * self._random.gauss(1, 0.03))
         for name in names:
             self.events.append(RequestClosed("0", name, _ns(self._now), "length", 30, 0, context))
 
@@ -123,6 +124,13 @@ def test_work_of_a_new_kind_is_no_strangers() -> None:
     last = core.receipt("p11")
     assert last is not None
     assert abs(last.prefill_j / 540.0 - 1) < 0.1
+
+
+def test_a_larger_batch_is_no_strangers() -> None:
+    """One request alone tells nothing of what a second one adds: only the data sheet does, and the
+    requests of an engine that is far from it pay for their own work."""
+    core = play(Joined(decode_s=10.0, prefills=0, alone_s=10.0))
+    assert "foreign_load" not in core.snapshot().unattributed
 
 
 def test_steady_load_finds_no_window() -> None:

@@ -37,21 +37,13 @@ def metered(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metered]
         made.meter.wait(30)
 
 
-def check_reasons(summary: dict[str, Any], known: set[str]) -> None:
-    """Nothing else is unattributed, but for a little that a first load takes for a stranger's:
-    0.2 % was seen once, on 0.20.0; its cause is not found."""
-    reasons = summary["unattributed_by_reason"]
-    assert set(reasons) <= known | {"foreign_load"}, reasons
-    assert reasons.get("foreign_load", 0.0) < 0.005 * summary["measured_j"], reasons
-
-
 def test_tokens_and_sums_hold_through_a_kill_of_the_meter(metered: Metered) -> None:
     """The engine serves on; the next meter says what was missed and nothing else; every receipt
     has the server's own counts, before, across and after; at the end nothing is left."""
     metered.await_up()
     usages = load(metered.url)
     check_receipts(metered, usages)
-    check_reasons(metered.summary(), set())
+    assert metered.summary()["unattributed_by_reason"] == {}
 
     server = metered.server()
     metered.family = [server, *server.children(recursive=True)]
@@ -81,7 +73,7 @@ def test_tokens_and_sums_hold_through_a_kill_of_the_meter(metered: Metered) -> N
     assert {(metered.receipt(name) or {})["missed"] for name in usages} == {None}
     reasons = metered.summary()["unattributed_by_reason"]
     assert reasons["meter_down"] > 0
-    check_reasons(metered.summary(), {"meter_down", "lost_steps"})
+    assert set(reasons) <= {"meter_down", "lost_steps"}
     print("unattributed", reasons, "of", metered.summary()["measured_j"])
     assert re.search(r"joulemeter meters this engine", metered.log)
     assert "untested_version" not in metered.log
