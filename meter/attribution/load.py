@@ -7,7 +7,7 @@ any of these, *outside* (idle or start-up).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,7 +56,8 @@ class Load:
     ``heads``: how many requests take part in it; ``crowd_s``: seconds of static power in it that
     other engines on the device carry (see ``_crowding``). ``gap_s``: seconds of static power that
     each gap pays, for the same passes. What two known neighbours of a loss draw on average is found
-    by ``priced``, from their work per second ``lost`` (n × 7), of ``lost_model``.
+    by ``priced``, from their work per second ``lost`` (n × 7), of ``lost_model``; ``lost_crowd_s``:
+    as ``crowd_s``.
     """
 
     origin_ns: int
@@ -74,6 +75,7 @@ class Load:
     lost_spans: Array
     lost: Array
     lost_model: Ints
+    lost_crowd_s: Array
 
     @property
     def carried_s(self) -> Array:
@@ -87,14 +89,16 @@ class Load:
         prices = np.array(theta)[self.model, 1:]
         run_j = _summed(self.runs, prices)
         static_s = np.zeros(len(run_j))
+        lost_s = self.lost_spans[:, 1] - self.lost_spans[:, 0]
+        lost_j = _summed(self.lost, np.array(theta)[self.lost_model]) * lost_s
         if len(self.shares) > 1:
             static_s = self.carried_s if fit.shared else -self.crowd_s
             if fit.shared and fit.pace:
                 prices += static_w * self._time_taken(fit.pace)
             run_j = np.maximum(run_j + static_w * static_s, 0.0)
             prices *= (run_j / np.maximum(_summed(self.runs, prices), 1e-300))[:, None]
-        lengths = self.lost_spans[:, 1] - self.lost_spans[:, 0]
-        lost_j = _summed(self.lost, np.array(theta)[self.lost_model]) * lengths
+            lost_static_s = (lost_s if fit.shared else 0.0) - self.lost_crowd_s
+            lost_j = np.maximum(lost_j + static_w * lost_static_s, 0.0)
         return Priced(run_j, prices, static_s, self.gap_s * static_w, lost_j)
 
     def _time_taken(self, pace: Sequence[Coefficients]) -> Array:
@@ -181,15 +185,16 @@ def gather(owners: Sequence[Owner], low_ns: int, high_ns: int) -> Load:
     )
     runs = np.concatenate(features) if features else np.zeros((0, OWN))
     gap, t0, t1 = seconds(rows[:, passes.GAP_NS : passes.P_HEADS].T - low_ns)
-    gap_s = t0 - gap
-    crowd_s = np.zeros(len(t0))
-    if len(engines) > 1:
-        crowd_s, crowd_gap_s = _crowding(gap, t0, t1)
-        gap_s = np.maximum(gap_s - crowd_gap_s, 0.0)
     lost = [(o.model, loss) for o in owners for loss in o.engine.lost]
     lost = [(model, loss) for model, loss in lost if _meets(loss, low_ns, high_ns)]
     losses = [loss for _, loss in lost]
     lost_spans = _spans([(loss.start_ns - low_ns, loss.end_ns - low_ns) for loss in losses])
+    starts, ends = lost_spans.T
+    gap_s, crowd_s, lost_crowd_s = t0 - gap, np.zeros(len(t0)), np.zeros(len(lost))
+    if len(engines) > 1 and len(t0) + len(lost):
+        crowded = _crowding(np.concatenate((gap, starts)), np.concatenate((t1, ends)))
+        gap_s = np.maximum(gap_s - crowded(gap, t0), 0.0)
+        crowd_s, lost_crowd_s = crowded(t0, t1), crowded(starts, ends)
     busy = np.concatenate((np.stack((gap, t1), axis=1), lost_spans))
     length_s = (high_ns - low_ns) * _S
     outside = _complement(busy, length_s)
@@ -215,6 +220,7 @@ def gather(owners: Sequence[Owner], low_ns: int, high_ns: int) -> Load:
         lost_spans=lost_spans,
         lost=np.array([_neighbours(loss) for loss in losses]).reshape(len(losses), SIZE),
         lost_model=np.array([model for model, _ in lost], dtype=np.int64),
+        lost_crowd_s=lost_crowd_s,
     )
 
 
@@ -294,18 +300,15 @@ def _within(spans: Array, wanted: Array) -> Array:
     return np.array(parts).reshape(len(parts), 2)
 
 
-def _crowding(gap: Array, t0: Array, t1: Array) -> tuple[Array, Array]:
-    """Seconds of static power that others carry, in each run and in each gap.
+def _crowding(starts: Array, ends: Array) -> Callable[[Array, Array], Array]:
+    """Seconds of static power that others carry, between two moments of an engine's busy time.
 
     Each engine's modelled cost holds the static power of its own time. Where ``m`` of them are
     busy for ``o`` seconds it flows once: each is lowered by ``o·(1 − 1/m)`` seconds of it.
     """
-    if not len(gap):
-        return np.zeros(0), np.zeros(0)
-    times = np.concatenate((gap, t1))
+    times = np.concatenate((starts, ends))
     order = np.argsort(times, kind="stable")
-    change = np.concatenate((np.ones(len(gap)), -np.ones(len(t1))))[order]
+    change = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))[order]
     present = np.maximum(np.cumsum(change)[:-1], 1.0)
     saved = Curve.of_steps(times[order], (1.0 - 1.0 / present)[:, None])
-    at_gap, at_t0, at_t1 = (saved.at(t)[:, 0] for t in (gap, t0, t1))
-    return at_t1 - at_t0, at_t0 - at_gap
+    return lambda start, end: np.asarray((saved.at(end) - saved.at(start))[:, 0])

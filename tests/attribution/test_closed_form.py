@@ -256,6 +256,34 @@ def test_two_engines_on_one_card_pay_static_power_once() -> None:
     assert core.snapshot().total_j(Account.IDLE) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(("others", "lost_j"), [(False, 3.0), (True, 2.0)])
+def test_lost_steps_on_a_shared_card_carry_static_power(others: bool, lost_j: float) -> None:
+    """As the steps around them do: all of it alone, half of it beside another engine's step."""
+    theta = Coefficients(100.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+    fit = Fit((theta,), np.zeros((7, 7)), 0.03, 1000, converged=False, shared=True)
+    engines = [replace(ENGINE, id="0"), replace(ENGINE, id="1")]
+    core = Attributor([CONTINUOUS], engines, {"GPU-0": fit})
+
+    def step(engine: str, seq: int, start_ms: int) -> None:
+        t0_ns = 1_000_000_000 + start_ms * 1_000_000
+        work = (Work(f"r{engine}", 1, 5, Phase.DECODE),)
+        core.feed(Step(engine, 0, seq, t0_ns, t0_ns + 20_000_000, work))
+
+    for engine in ("0", "1"):
+        core.feed(RequestOpened(engine, f"r{engine}", 1_000_000_000))
+    step("0", 0, 0)
+    step("0", 2, 40)
+    if others:
+        step("1", 0, 20)
+    total_uj = 12_000_000 if others else 11_000_000
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    core.feed(Reading("GPU-0", 1_080_000_000, total_uj))
+    core.finish()
+    snapshot = core.snapshot()
+    assert snapshot.unattributed["lost_steps"] == pytest.approx(lost_j, rel=1e-6)
+    assert snapshot.total_j(Account.IDLE) == pytest.approx(2.0, rel=1e-6)
+
+
 def test_several_devices_add_up() -> None:
     """A tensor-parallel request pays its share of every card, whenever each counter ticks."""
     devices = [replace(CONTINUOUS, id=f"GPU-{i}") for i in range(2)]
