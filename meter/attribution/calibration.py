@@ -242,7 +242,7 @@ class Calibration:
             self._due = self._seen
             self.search()
         if self._seen >= self._due:
-            self._due = self._seen + min(_REFIT_EVERY_MAX, max(4, self._seen // 10))
+            self._due = self._seen + min(_REFIT_EVERY_MAX, max(4, self._seen // 6))
             self.refit()
 
     def _keep(self, block: Block, closed: int, usable: NDArray[np.bool_]) -> None:
