@@ -114,12 +114,13 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key at all: YAML says so
             if key.value in lines:
                 first = lines[key.value]
                 where = f"line {line}" if first == line else f"lines {first} and {line}"
                 raise ConfigError(f"{key.value!r} is given twice, in {where}: keep one of the two")
-            if isinstance(key.value, str):
-                lines[key.value] = line
+            lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 

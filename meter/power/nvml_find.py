@@ -153,8 +153,9 @@ def select(
     """
     if not found:
         raise NoDeviceError("NVML works, but there is no GPU: see `nvidia-smi -L`")
-    chosen = [_match(name, found) for name in wanted] or found
-    usable = [one.gpu for one in chosen if one.gpu is not None and one.problem is None]
+    named = [_match(name, found) for name in wanted] or found
+    chosen = {one.index: one for one in named}.values()  # a board may be named twice
+    usable = tuple(one.gpu for one in chosen if one.gpu is not None and one.problem is None)
     problems = tuple(one.problem for one in chosen if one.problem is not None)
     hopeful = _hopeful(problems)
     if problems and (not usable or (wanted and len(hopeful) < len(problems))):
@@ -163,9 +164,8 @@ def select(
     for problem in problems:
         note = "it is tried again" if problem in hopeful else "until the meter is started anew"
         log.warning("gpu_left_out", reason=str(problem), note=note)
-    once = {gpu.device.id: gpu for gpu in usable}
-    _say_what_figures_are(once.values())
-    return tuple(once.values()), hopeful
+    _say_what_figures_are(usable)
+    return usable, hopeful
 
 
 def select_more(

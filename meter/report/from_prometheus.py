@@ -7,6 +7,7 @@ Prometheus, so what single requests took is not in such a report.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import urllib.error
@@ -146,7 +147,7 @@ class _Server:
             said = error.read().decode(errors="replace")
             error.close()
             raise PrometheusError(f"{self._url} answers {error.code}: {said:.300}") from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             reason = getattr(error, "reason", error)
             raise PrometheusError(f"no Prometheus answers at {self._url} ({reason})") from error
 

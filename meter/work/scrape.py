@@ -8,6 +8,7 @@ server's requests finish, so that these are counted too; they have no receipts.
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 import urllib.request
@@ -62,7 +63,7 @@ def fetch(url: str, timeout_s: float = _TIMEOUT_S) -> str:
         with opener.open(f"{url.rstrip('/')}/metrics", timeout=timeout_s) as answer:
             text: str = answer.read().decode("utf-8", errors="replace")
             return text
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ScrapeError(f"{url}/metrics: {error}") from error
 
 

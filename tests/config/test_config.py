@@ -245,6 +245,13 @@ def test_a_key_that_is_given_twice_is_refused(file, text, said):
     assert str(raised.value) == f"{path}: {said}: keep one of the two"
 
 
+def test_a_template_that_was_not_filled_in_is_no_yaml(file):
+    """``{{ port }}`` is a mapping as a key: the error names the place."""
+    path = file("http:\n  port: {{ port }}\n")
+    with pytest.raises(ConfigError, match=r"is not YAML: [\s\S]*line 2, column 10"):
+        load(path)
+
+
 def test_every_key_is_described():
     """The descriptions are the documentation."""
     keys = dict(known_keys())

@@ -229,6 +229,18 @@ def test_a_gpu_that_cannot_be_read_is_looked_for_again(
         assert (source.on_host, len(source.read())) == (2, 2)
 
 
+def test_a_gpu_that_is_named_twice_is_missed_once(library: str, card: Card) -> None:
+    """By its index and by its UUID: when it can be read nothing is left to look for."""
+    for function in (Function.ENERGY, Function.POWER):
+        card.fault(0, Fault.ERROR, 0, value=pynvml.NVML_ERROR_GPU_IS_LOST, function=function)
+    with opened(library, "0", "GPU-aaaa-0", "1", "GPU-bbbb-1") as source:
+        assert len(source.left_out) == 1
+        assert [reading.device for reading in source.read()] == ["GPU-bbbb-1"]
+        card.clear_faults(0)
+        assert [device.id for device in source.look_again()] == ["GPU-aaaa-0"]
+        assert source.left_out == []
+
+
 def test_a_gpu_that_nobody_asked_for_is_not_looked_for(library: str, card: Card) -> None:
     """Though it could be read."""
     card.fault(1, Fault.LOST, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -175,3 +176,20 @@ def test_a_scraper_reads_in_its_own_thread_and_ends_what_it_told() -> None:
     assert sorted(ends) == ["0", "1"]
     with pytest.raises(ScrapeError, match="metrics"):
         Scraper(url, events.append, ()).start()
+
+
+class Banner(socketserver.BaseRequestHandler):
+    """Greets as an SSH server does."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+def test_a_port_that_speaks_no_http_is_no_server() -> None:
+    """``attach`` looks at whatever a process listens on."""
+    with socketserver.TCPServer(("127.0.0.1", 0), Banner) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(ScrapeError, match="SSH"):
+            fetch(f"http://127.0.0.1:{server.server_address[1]}")
+        thread.join()
