@@ -46,7 +46,7 @@ _QUERY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages that were named, or all; 0 where each could be run."""
+    """Run the stages that were named, or all; one that fails costs only itself. 0: none did."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     place = words.index("--") if "--" in words else len(words)
     options, command = _parser().parse_args(words[:place]), words[place + 1 :]
@@ -56,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not command and {"selftest", "pairs", "plugin"} & set(stages):
         print("evidence: after -- name the command that serves, as in the README", file=sys.stderr)
         return 2
-    try:
-        for stage in stages:
-            print(f"--- {stage}", flush=True)
-            start_s = time.monotonic()
+    code = 0
+    for stage in stages:
+        print(f"--- {stage}", flush=True)
+        start_s = time.monotonic()
+        try:
             if stage == "look":
                 _look(out, command)
             elif stage == "selftest":
@@ -70,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _plugin(out, command)
             else:
                 _report(out)
-            print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
-    except (selftest.SelftestError, subprocess.CalledProcessError) as error:
-        print(f"evidence: {stage}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        except (selftest.SelftestError, subprocess.CalledProcessError) as error:
+            print(f"evidence: {stage}: {error}", file=sys.stderr)
+            code = 2
+        print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
+    return code
 
 
 def _look(out: Path, command: Sequence[str]) -> None:
@@ -136,12 +137,15 @@ def _pairs(out: Path, command: Sequence[str], pairs: int, until_s: float) -> Non
     done = _runs(kept)
 
     def keep(run: Run) -> None:
-        with gzip.open(kept, "at", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
+        """All of them anew, whole or not at all: time may be over at any moment."""
+        done.append(run)
+        part = kept.with_name(kept.name + ".part")
+        with gzip.open(part, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(one) + "\n" for one in done)
+        part.replace(kept)
 
     server = Server(command, url_of(command), os.environ)
     play_pairs(server, None, pairs, None, len(done), keep, until_s)
-    done = _runs(kept)
     print(f"{len(done)} of {len(order(pairs))} runs are there")
     for one in prices(price(done)):
         print(f"{one.verdict}: {one.says}: {one.note}")

@@ -145,16 +145,17 @@ def test_without_a_command_it_says_so(tmp_path):
     assert "after -- name the command" in done.stderr
 
 
-def test_a_server_that_does_not_start_ends_it_with_its_code(tmp_path):
-    """No traceback, and nothing is judged."""
+def test_a_server_that_does_not_start_costs_only_its_stage(tmp_path):
+    """No traceback; what is there is reported."""
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "evidence.py"), str(tmp_path), "--stage", "selftest", "--",
-         "sh", "-c", "exit 7", "--port", str(process.free_port())],
+        [sys.executable, str(FOLDER / "evidence.py"), str(tmp_path), "--stage", "selftest",
+         "--stage", "report", "--", "sh", "-c", "exit 7", "--port", str(process.free_port())],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 2
     assert "evidence: selftest: the server ended with code 7" in done.stderr
     assert "Traceback" not in done.stderr
+    assert (tmp_path / "results.md").exists()
 
 
 def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):
