@@ -13,7 +13,7 @@ one immutable ``Snapshot`` of all accounts; every exporter reads that snapshot a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar, cast
@@ -33,6 +33,12 @@ _QUALITY_ORDER = (Quality.MEASURED, Quality.ESTIMATED, Quality.SIMULATED)
 def worst(qualities: list[Quality]) -> Quality | None:
     """The worst of several qualities; ``None`` where there is none."""
     return max(qualities, key=_QUALITY_ORDER.index) if qualities else None
+
+
+def sum_known(counts: Iterable[int | None]) -> int | None:
+    """The sum, or ``None`` where one is unknown."""
+    known = list(counts)
+    return None if None in known else sum(n for n in known if n is not None)
 
 
 class Fidelity(StrEnum):
@@ -211,6 +217,11 @@ class RequestOpened:
     parent: str | None = None
     prompt_tokens: int | None = None
     missed: str | None = None
+
+    @property
+    def client_id(self) -> str:
+        """What the client knows it by."""
+        return self.parent if self.parent is not None else self.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +468,11 @@ class Snapshot:
     @property
     def attributed_j(self) -> float:
         return self.total_j(Account.PREFILL, Account.DECODE, Account.RECOMPUTE)
+
+    @property
+    def quality(self) -> Quality | None:
+        """The worst of its devices."""
+        return worst([state.device.quality for state in self.devices])
 
     @property
     def conservation_error_j(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from meter.attribution import WINDOW_NS, Attributor, Learned, from_facts
 from meter.attribution.rules import Rule, split
 from meter.export.receipts import receipt_line
-from meter.model import Account, Event, Receipt, Snapshot, Step, worst
+from meter.model import Account, Event, Receipt, Snapshot, Step
 from meter.trace import BadLine, Trace, TraceReader, collection_paused
 
 Watch = Callable[[Event, Attributor], None]
@@ -205,7 +205,7 @@ def _many(n: int, what: str) -> str:
 def summary(replayed: Replayed) -> dict[str, Any]:
     """The accounts at the end of a replay, in joules."""
     s = replayed.snapshot
-    quality = worst([d.device.quality for d in s.devices])
+    quality = s.quality
     return {
         "measured_j": s.measured_j,
         "attributed_j": s.attributed_j,

@@ -184,7 +184,7 @@ class Attributor:
             pending_j=sum(d.pending_j for d in devices),
             receipts_open=self._groups.open_count,
             receipts_open_j=sum(e.accumulator.energy_j for e in self._engines.values()),
-            receipts_closed=self._groups.closed_count,
+            receipts_closed=self._groups.requests.total(),
             receipts_closed_j=self._closed_j,
             running={id: engine.unfinished for id, engine in self._engines.items()},
             late_events=self._reorder.late

@@ -37,7 +37,6 @@ class Groups:
         self._handover: frozenset[str] = frozenset()
         self._several: set[str] = set()
         self.requests: Counter[tuple[str, str, str]] = Counter()
-        self.closed_count = 0
 
     @property
     def open_count(self) -> int:
@@ -63,7 +62,7 @@ class Groups:
 
     def open(self, event: RequestOpened) -> None:
         """An engine took a request."""
-        id = event.parent if event.parent is not None else event.request
+        id = event.client_id
         group = self._groups.setdefault(id, {})
         group[event.engine, event.request] = None
         if len(group) > 1:
@@ -73,13 +72,13 @@ class Groups:
 
     def name_of(self, opened: RequestOpened) -> str:
         """What an engine's request is called in its receipt: as the client calls it, if alone."""
-        id = opened.parent if opened.parent is not None else opened.request
+        id = opened.client_id
         group = self._groups.get(id)
         return opened.request if group is not None and len(group) > 1 else id
 
     def close(self, receipt: Receipt, opened: RequestOpened) -> None:
         """An engine's request has its receipt; the client's may be complete with it."""
-        id = opened.parent if opened.parent is not None else opened.request
+        id = opened.client_id
         group = self._groups.setdefault(id, {})
         group[receipt.engine, opened.request] = receipt
         if opened.request != id:
@@ -131,7 +130,6 @@ class Groups:
         children = self._groups.pop(id).values()
         receipt = joined(id, [child for child in children if child is not None])
         self._several.discard(id)
-        self.closed_count += 1
         self.requests[receipt.engine, receipt.model or "", receipt.reason or "unknown"] += 1
         self._remember(id, receipt)
         self._final.append(receipt)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from meter.attribution.bill import Bill
 from meter.attribution.engine import Request
-from meter.model import Engine, Quality, Receipt, unfrozen, worst
+from meter.model import Engine, Quality, Receipt, sum_known, unfrozen, worst
 
 _OpenReceipt = unfrozen(Receipt)
 
@@ -70,7 +70,9 @@ def joined(id: str, children: Sequence[Receipt]) -> Receipt:
         uncertainty_j=sum(part.uncertainty_j**2 for part in parts) ** 0.5,
     )
     if not all(_hands_over(*pair) for pair in pairwise(parts)):
-        return replace(together, completion_tokens=_all(part.completion_tokens for part in parts))
+        return replace(
+            together, completion_tokens=sum_known(part.completion_tokens for part in parts)
+        )
     last = parts[-1]
     return replace(
         together,
@@ -86,12 +88,6 @@ def _hands_over(part: Receipt, after: Receipt) -> bool:
     return ended and (part.completion_tokens or 0) <= max(1, len(part.children))
 
 
-def _all(counts: Iterable[int | None]) -> int | None:
-    """The sum, where all are known."""
-    known = list(counts)
-    return None if None in known else sum(n for n in known if n is not None)
-
-
 def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
     """Children of one engine.
 
@@ -102,7 +98,7 @@ def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
         return children[0] if children[0].id == id else replace(children[0], id=id)
     return replace(
         _summed(replace(children[0], id=id), children),
-        completion_tokens=_all(c.completion_tokens for c in children),
+        completion_tokens=sum_known(c.completion_tokens for c in children),
         uncertainty_j=sum(c.uncertainty_j for c in children),
     )
 

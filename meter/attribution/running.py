@@ -30,7 +30,7 @@ def running(engine: EngineState) -> Iterator[Running]:
         else:
             progress = Progress.DECODE if emits else Progress.PREFILL
         yield Running(  # in order: by name takes twice as long, and there may be thousands
-            opened.parent if opened.parent is not None else opened.request,
+            opened.client_id,
             engine.info.id,
             opened.model or engine.info.model,
             opened.tenant,

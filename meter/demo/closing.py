@@ -100,9 +100,7 @@ def charge_by_rules(trace: Path) -> tuple[dict[str, dict[str, float]], list[str]
     """
     events: Sequence[Event] = read_trace(trace).events
     parents = {
-        event.request: event.parent or event.request
-        for event in events
-        if isinstance(event, RequestOpened)
+        event.request: event.client_id for event in events if isinstance(event, RequestOpened)
     }
     rules = {rule.value: _by_parent(split(events, rule), parents) for rule in Rule}
     return rules, list(dict.fromkeys(parents.values()))

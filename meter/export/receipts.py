@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from meter.model import Receipt, worst
+from meter.model import Receipt, sum_known, worst
 from meter.pricing import Cost, kwh
 
 
@@ -92,9 +92,9 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         opened_ns=min(part.opened_ns for part in parts),
         closed_ns=max(part.closed_ns or 0 for part in parts) if final else None,
         reason=_same(part.reason for part in parts),
-        prompt_tokens=_sum(part.prompt_tokens for part in parts),
-        cached_tokens=_sum(part.cached_tokens for part in parts),
-        completion_tokens=_sum(part.completion_tokens for part in parts),
+        prompt_tokens=sum_known(part.prompt_tokens for part in parts),
+        cached_tokens=sum_known(part.cached_tokens for part in parts),
+        completion_tokens=sum_known(part.completion_tokens for part in parts),
         prefill_j=sum(part.prefill_j for part in parts),
         decode_j=sum(part.decode_j for part in parts),
         recompute_j=sum(part.recompute_j for part in parts),
@@ -105,16 +105,6 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         children=tuple(parts),
         missed=next((part.missed for part in parts if part.missed is not None), None),
     )
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """The sum, or ``None`` where one is unknown."""
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
 
 
 def _same(reasons: Iterable[str | None]) -> str | None:

@@ -8,14 +8,14 @@ from typing import Any
 from meter import __version__
 from meter.export.receipts import money
 from meter.export.state import State, coefficients
-from meter.model import Account, DeviceState, Snapshot, worst
+from meter.model import Account, DeviceState, Snapshot
 from meter.pricing import Costs
 
 
 def summary_json(state: State, now_ns: int) -> dict[str, Any]:
     """All accounts of one snapshot; joules unless the key says otherwise. ``None`` is unknown."""
     snapshot = state.snapshot
-    quality = worst([d.device.quality for d in snapshot.devices])
+    quality = snapshot.quality
     return {
         "version": __version__,
         "quality": quality.value if quality else None,
@@ -65,7 +65,7 @@ def _host(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any] | None:
     """The accounts of what the engines claim of the host: in none of the others' sums."""
     if snapshot is None:
         return None
-    quality = worst([d.device.quality for d in snapshot.devices])
+    quality = snapshot.quality
     return {
         "quality": quality.value if quality else None,
         **_accounts(snapshot),

@@ -13,7 +13,7 @@ from meter.export.moments import ACCOUNTS as ORDER
 from meter.export.moments import moment
 from meter.export.publisher import Publisher
 from meter.export.state import Health, State, coefficients
-from meter.model import Clock, DeviceState, Event, Reading, Receipt, Snapshot, worst
+from meter.model import Clock, DeviceState, Event, Reading, Receipt, Snapshot
 from meter.pricing import CostKey, Tariff
 from meter.replay import CalibrationMode, Policy, Replayed, not_covered, replay
 from meter.report.figures import ACCOUNTS, REQUESTS, Ask, Bin, Line, Meter, Report
@@ -92,7 +92,7 @@ def from_trace(path: Path, tariff: Tariff) -> Report:
     snapshot = replayed.snapshot
     state = watcher.publish(snapshot)
     asks = tuple(_ask(receipt, watcher.publisher) for receipt in replayed.receipts)
-    quality = worst([d.device.quality for d in snapshot.devices])
+    quality = snapshot.quality
     fidelities = sorted({str(receipt.fidelity) for receipt in replayed.receipts})
     return Report(
         source=path.name,

@@ -48,7 +48,7 @@ def last_line(state: State | None) -> str:
         "unattributed": snapshot.total_j(Account.UNATTRIBUTED),
         "pending": snapshot.pending_j,
     }
-    quality = worst([device.device.quality for device in snapshot.devices])
+    quality = snapshot.quality
     requests = sum(snapshot.requests.values())
     return (
         f"joulemeter: {sum_line(snapshot.measured_j, accounts_j, quality)}; "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meter.export.state import coefficients_by_model
-from meter.model import Device, Engine, Event, Reading, Receipt, Step, worst
+from meter.model import Device, Engine, Event, Reading, Receipt, Step
 from meter.selftest.bound import Decode, Prefill, decode, prefill, published
 from meter.selftest.counter import Counter, examine
 from meter.selftest.foresight import Alone, Company, Foreseen, Sweep, alone, foreseen, sweep
@@ -85,7 +85,7 @@ def find(trace: Trace, source: str, zeus: Window | None = None) -> Findings:
     taught = learn(trace.devices, trace.engines, _until(trace.events, middle_ns))
     tested = look(trace.devices, trace.engines, trace.events, taught)
     snapshot = looked.snapshot
-    quality = worst([state.device.quality for state in snapshot.devices])
+    quality = snapshot.quality
     charged_j = sum(receipt.energy_j for receipt in looked.receipts) + snapshot.receipts_open_j
     times = [event.t_ns for event in trace.events]
     presences = presence(trace.events)
