@@ -35,7 +35,7 @@ pricing:
 _TETHERED = """\
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-os.execv(sys.argv[1], sys.argv[1:])
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 _STOP_S = 20.0
 _TAIL_LINES = 40

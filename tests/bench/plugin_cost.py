@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         listener = Listener(Path(folder) / "meter.sock", lambda event: None)
         listener.start()
         paths = [directory(Path(folder) / "beside"), HERE, HERE.parent / "work" / "sim"]
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
         environ = {
             **os.environ,
             "JOULEMETER_SOCKET": str(listener.path),

@@ -5,19 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meter.selftest.price import Price, Ratio, Run, Slot, order, price
+from meter.selftest.price import Price, Ratio, Run, Slot, order, price, student
 from meter.selftest.promises import Verdict, prices
 from meter.selftest.steady import cut
 
 SLOTS, STREAMS, STEPS = 20, 2, 50
 
 
-def runs(pairs, slower=0.0, between=0.0, drift=0.0, seed=0):
-    """Steps of 10 ms, metered ones longer by a share; each run apart from others by ``between``."""
+def runs(pairs, slower=0.0, lives=0.0, between=0.0, drift=0.0, seed=0):
+    """Steps of 10 ms, metered ones longer by a share; lives of the server differ by ``lives``, and
+    in them each run from the others by ``between``."""
     random = np.random.default_rng(seed)
-    made = []
+    made, life, before = [], 1.0, None
     for number, metered in enumerate(order(pairs)):
-        factor = (1 + slower * metered) * (1 + drift * number) * random.normal(1.0, between)
+        if metered is not before:
+            life, before = random.normal(1.0, lives), metered
+        factor = life * (1 + slower * metered) * (1 + drift * number) * random.normal(1.0, between)
         slots = []
         for _ in range(SLOTS):
             gaps = 0.01 * factor * random.normal(1.0, 0.02, STEPS)
@@ -48,14 +51,18 @@ def test_a_drift_falls_on_both_alike():
     assert price(runs(6, drift=0.01)).throughput.value == pytest.approx(1.0, abs=0.001)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
-    """Over many seeds, with 0.5 % between runs; few pairs are a little too sure of themselves."""
-    monkeypatch.setattr("meter.selftest.price._DRAWS", 150)
-    found = [price(runs(8, between=0.005, seed=seed), seed) for seed in range(40)]
-    held = sum(one.throughput.low <= 1.0 <= one.throughput.high for one in found)
-    assert 32 <= held <= 40
-    width = np.mean([one.throughput.high - one.throughput.low for one in found])
-    assert width == pytest.approx(2 * 1.96 * 0.005 * (2 / 8) ** 0.5, rel=0.3)
+@pytest.mark.parametrize("spread", [{"lives": 0.005}, {"between": 0.005}])
+def test_the_interval_holds_the_truth_as_often_as_it_says(spread):
+    """Over many seeds, with 0.5 % between lives or between runs."""
+    found = [price(runs(6, **spread, seed=seed)).throughput for seed in range(200)]
+    held = sum(one.low <= 1.0 <= one.high for one in found)
+    assert 183 <= held <= 198, "95 % of 200, within 2.3 of its standard deviations"
+
+
+@pytest.mark.parametrize(("free", "exact"), [(2, 4.3027), (4, 2.7764), (6, 2.4469), (20, 2.0860)])
+def test_students_quantile(free, exact):
+    """As tables have it."""
+    assert student(free) == pytest.approx(exact, rel=0.003)
 
 
 def test_too_few_pairs_say_nothing():
