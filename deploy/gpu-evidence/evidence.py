@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     stages = options.stage or list(STAGES)
+    # What a CPU is said to draw is no evidence of a GPU: without NVML it fails in the first second.
+    os.environ.setdefault("JOULEMETER_POWER__SOURCE", "nvml")
     if not command and {"selftest", "pairs", "plugin"} & set(stages):
         print("evidence: after -- name the command that serves, as in the README", file=sys.stderr)
         return 2
@@ -73,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _report(out)
         except (selftest.SelftestError, subprocess.CalledProcessError) as error:
             print(f"evidence: {stage}: {error}", file=sys.stderr)
+            code = 2
+        except Exception:  # the host is lent: the other stages are worth more than a clean end
+            traceback.print_exc()
             code = 2
         print(f"--- {stage}: {time.monotonic() - start_s:.0f} s", flush=True)
     return code
@@ -115,8 +121,9 @@ def _nvidia_smi() -> dict[str, str] | None:
 
 
 def _selftest(out: Path, command: Sequence[str], seconds: float) -> None:
-    trace = out / _TRACE
-    found = selftest.of_command(command, None, None, seconds, trace)
+    trace, part = out / _TRACE, out / f"part-{_TRACE}"
+    found = selftest.of_command(command, None, None, seconds, part)
+    part.replace(trace)
     text = out / "selftest.txt"
     with text.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         selftest.show(found, out / "selftest.json", out / "selftest.html")
@@ -222,9 +229,9 @@ Json = dict[str, Any]
 
 def table(facts: Json, looked: Json | None, tested: Json | None, priced: Price | None) -> str:
     """Markdown: where, when and how, then each figure with its limit."""
-    card = (facts.get("card") or {}).get("name") or "simulated card"
+    card = (facts.get("card") or {}).get("name") or "card not known"
     versions = ", ".join(f"{name} {value}" for name, value in facts.get("versions", {}).items())
-    driver = (facts.get("card") or {}).get("driver_version", "none")
+    driver = (facts.get("card") or {}).get("driver_version", "not known")
     rows = ["| what | figure | limit | |", "|---|---|---|---|"]
     rows += [f"| {name} | {value} | | |" for name, value in _looked(looked)]
     ours = [Promise(**{k: v for k, v in p.items() if k != "verdict"}) for p in _promises(tested)]

@@ -13,6 +13,7 @@ import json
 import os
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
@@ -80,8 +81,8 @@ def square_here() -> Square | None:
     return None
 
 
-def look(square: Square | None) -> dict[str, Any]:
-    """All of it, on GPU 0; what cannot be had is ``None``. ``square``: ``None`` without torch."""
+def look() -> dict[str, Any]:
+    """All of it, on GPU 0; what cannot be had is ``None``. Idle is bare: CUDA is touched later."""
     pynvml.nvmlInit()
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -95,11 +96,15 @@ def look(square: Square | None) -> dict[str, Any]:
             "context_idle_w": None,
             "square": None,
         }
+        square = square_here()
         if square is not None:
-            square.begin()
-            time.sleep(1.0)
-            idle_w = found["context_idle_w"] = _mean_w(handle, _IDLE_S)
-            found["square"] = _sweep(handle, square, ticks_ns[-1], period_ns, idle_w)
+            try:
+                square.begin()
+                time.sleep(1.0)
+                idle_w = found["context_idle_w"] = _mean_w(handle, _IDLE_S)
+                found["square"] = _sweep(handle, square, ticks_ns[-1], period_ns, idle_w)
+            except Exception:  # what was found before is worth more
+                traceback.print_exc()
         return found
     finally:
         pynvml.nvmlShutdown()
@@ -151,11 +156,13 @@ def _mean_w(handle: Any, seconds: float) -> float:
 def _next(handle: Any) -> tuple[int, int]:
     """The counter's next move: when, and to how many millijoules."""
     last = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    while True:
+    until_ns = time.monotonic_ns() + 10_000_000_000
+    while time.monotonic_ns() < until_ns:
         time.sleep(0.0002)
         now = int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         if now != last:
             return time.monotonic_ns(), now
+    raise RuntimeError("the energy counter has stopped: `joulemeter doctor` says why")
 
 
 def _sweep(
@@ -185,4 +192,4 @@ def _sweep(
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(square_here())))
+    print(json.dumps(look()))

@@ -132,10 +132,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}): give the path of a YAML file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no text, no such date, too deep
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

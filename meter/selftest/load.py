@@ -62,7 +62,7 @@ class Size:
 
 
 class Load:
-    """Rounds against one server. ``asked``: how many requests were answered."""
+    """Rounds against one server."""
 
     def __init__(self, base_url: str, model: str, size: Size, seed: int = 0) -> None:
         self._base_url = base_url
@@ -71,7 +71,6 @@ class Load:
         self._company = size.company
         self._random = random.Random(seed)
         self._numbers = count(100_000 + 1000 * seed)
-        self.asked = 0
         self.rounds = 0
 
     async def play(self, seconds: float) -> None:
@@ -151,7 +150,6 @@ class Load:
             raise LoadError(str(error)) from error
         if reply.status != 200:
             raise LoadError(f"{self._base_url} answered {reply.status}: {str(answer)[:300]}")
-        self.asked += 1
 
 
 def body(model: str, number: int, words: int, tokens: int) -> dict[str, Any]:

@@ -75,11 +75,13 @@ class Server:
 
 
 def url_of(command: Sequence[str]) -> str:
-    """Where a command like ``vllm serve MODEL --port 8001`` will serve."""
+    """Where ``vllm serve MODEL --port 8001`` will serve. Raises ``SelftestError``."""
     said = {"--host": "127.0.0.1", "--port": "8000"}
     for word, following in zip(command, (*command[1:], ""), strict=True):
         name, _, value = word.partition("=")
         if name in said and (value or following):
             said[name] = value or following
     host = said["--host"] if said["--host"] not in _EVERY_ADDRESS else "127.0.0.1"
-    return f"http://{host}:{said['--port']}"
+    if not said["--port"].isdecimal():
+        raise SelftestError(f"--port {said['--port']} is no number: name the server's --url")
+    return f"http://{f'[{host}]' if ':' in host else host}:{said['--port']}"

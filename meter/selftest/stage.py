@@ -29,7 +29,7 @@ from meter.trace import TraceError, read_trace
 
 T = TypeVar("T")
 _TRACE = "trace.jsonl.gz"
-_PAIR_S = 10.0
+_PAIR_S, _COLD_S = 10.0, 6.0
 _PAIR_COMPANY = 64
 _SETTLE_S = 20.0
 _FLUSHED_S = 3.0
@@ -82,10 +82,9 @@ def _judge(
     server: Server, model: str | None, seconds: float, trace: Path, pairs: int, size: Size | None
 ) -> Findings:
     """The designed load on the metered server, then the pairs."""
-    with server.metered("--record", str(trace)) as (life, meter):
+    with server.metered("--record", str(trace)) as (life, meter), zeus.window() as opened:
         before_s, start_s = _cpu_s(life), time.monotonic()
-        with zeus.window() as opened:
-            _play_on(server.url, meter, model, seconds, size)
+        _play_on(server.url, meter, model, seconds, size)
         cpu_share = (_cpu_s(life) - before_s) / (time.monotonic() - start_s)
     found = of_trace(trace, opened.closed)
     priced = price(play_pairs(server, model, pairs, size))
@@ -118,6 +117,7 @@ def play_pairs(
             chosen = size or _size(served)
             company = min(_PAIR_COMPANY, chosen.company)
             streams = Streams(server.url, model or served["id"], company, chosen.words)
+            _broken_off(streams.run(metered, _COLD_S))  # a fresh server's first answers are slower
             for _ in same:
                 print(f"streams, {'metered' if metered else 'bare'} …", file=sys.stderr)
                 runs.append(_broken_off(streams.run(metered, _PAIR_S)))

@@ -245,6 +245,13 @@ def test_a_key_that_is_given_twice_is_refused(file, text, said):
     assert str(raised.value) == f"{path}: {said}: keep one of the two"
 
 
+@pytest.mark.parametrize("text", ["port: 2024-13-01", "port: !!int x", "a: " + "[" * 3000])
+def test_what_yaml_cannot_make_a_value_of_is_no_yaml(file, text):
+    """A date that does not exist, a tag that lies, a nest without end: no traceback."""
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load(file(text))
+
+
 def test_a_template_that_was_not_filled_in_is_no_yaml(file):
     """``{{ port }}`` is a mapping as a key: the error names the place."""
     path = file("http:\n  port: {{ port }}\n")

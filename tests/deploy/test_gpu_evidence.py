@@ -25,7 +25,7 @@ import evidence
 from meter.selftest import stage, steady
 from meter.selftest.load import Size
 stage._size = lambda served: Size(1, 1, 1.0, 4, 9000, 1, 2)
-stage._PAIR_S, steady._WARM_S = 0.5, 0.1
+stage._PAIR_S, stage._COLD_S, steady._WARM_S = 0.5, 0.5, 0.1
 sys.exit(evidence.main(sys.argv[1:]))
 """
 
@@ -156,6 +156,18 @@ def test_a_server_that_does_not_start_costs_only_its_stage(tmp_path):
     assert "evidence: selftest: the server ended with code 7" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "results.md").exists()
+
+
+def test_what_nobody_foresaw_costs_only_its_stage(tmp_path, monkeypatch, capsys):
+    """On a lent machine the other stages are worth more than a clean end."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    monkeypatch.setenv("JOULEMETER_POWER__SOURCE", "nvml")  # it would set it for good
+    monkeypatch.setattr(evidence, "_look", lambda *_: 1 / 0)
+    assert evidence.main([str(tmp_path), "--stage", "look", "--stage", "report"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "card not known" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):

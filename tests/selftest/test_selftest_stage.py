@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,6 +80,7 @@ def test_the_server_is_started_with_and_without_the_meter_in_turn(
 ) -> None:
     """Four pairs in five lives; the bare ones know nothing of a meter, and all streams count."""
     monkeypatch.setattr("meter.selftest.stage._PAIR_S", 1.0)
+    monkeypatch.setattr("meter.selftest.stage._COLD_S", 0.5)
     monkeypatch.setattr("meter.selftest.steady._WARM_S", 0.2)
     lives: list[str] = []
     for kind in ("metered", "bare"):
@@ -114,6 +116,12 @@ def test_what_a_server_leaves_behind_is_ended_with_it(tmp_path: Path, stubborn: 
     assert gone
 
 
+def test_a_command_is_found_as_a_shell_finds_it() -> None:
+    """``vllm serve``, bare, is no path."""
+    life = process.tethered(("sh", "-c", "exit 3"), os.environ, 2)
+    assert life.wait(10) == 3
+
+
 def test_another_server_is_not_judged_in_its_place() -> None:
     """Who answers before the command has started is somebody else."""
 
@@ -146,11 +154,17 @@ def test_a_server_that_does_not_come_up_is_said(tmp_path: Path) -> None:
         ("vllm serve m --port 8001 --host 0.0.0.0", "http://127.0.0.1:8001"),
         ("vllm serve m --host=10.0.0.7 --port=9000", "http://10.0.0.7:9000"),
         ("vllm serve m --port", "http://127.0.0.1:8000"),
+        ("vllm serve m --host ::1", "http://[::1]:8000"),
     ],
 )
 def test_where_a_command_serves_is_read_off_it(command: str, url: str) -> None:
     """By its port and host, as vLLM takes them."""
     assert url_of(command.split()) == url
+
+
+def test_a_port_that_is_no_number_is_refused() -> None:
+    with pytest.raises(SelftestError, match="--port abc is no number"):
+        url_of(["vllm", "serve", "m", "--port", "abc"])
 
 
 def test_without_a_meter_nothing_is_asked(tmp_path: Path) -> None:
