@@ -22,6 +22,10 @@ from meter.attribution.fit import OWN, SIZE, Fit, columns_of
 
 _S = 1e-9
 
+#: Where a run's features are priced at less than this share of its joules, its step takes them all:
+#: of a model that nothing is known of but that it lasts.
+_PRICED_MIN = 1e-6
+
 #: Columns of the load's curve: these, and then the features of all models in one row.
 FORESEEN_J, LOST_J, STARTUP_S, RUN_S, RUN_J = range(5)
 FEATURES = 5
@@ -96,7 +100,10 @@ class Load:
             if fit.shared and fit.pace:
                 prices += static_w * self._time_taken(fit.pace)
             run_j = np.maximum(run_j + static_w * static_s, 0.0)
-            prices *= (run_j / np.maximum(_summed(self.runs, prices), 1e-300))[:, None]
+            known_j = _summed(self.runs, prices)
+            priced = known_j > _PRICED_MIN * run_j
+            prices *= np.where(priced, run_j / np.where(priced, known_j, 1.0), 0.0)[:, None]
+            prices[~priced, 0] = run_j[~priced]
             lost_static_s = (lost_s if fit.shared else 0.0) - self.lost_crowd_s
             lost_j = np.maximum(lost_j + static_w * lost_static_s, 0.0)
         return Priced(run_j, prices, static_s, self.gap_s * static_w, lost_j)

@@ -284,6 +284,26 @@ def test_lost_steps_on_a_shared_card_carry_static_power(others: bool, lost_j: fl
     assert snapshot.total_j(Account.IDLE) == pytest.approx(2.0, rel=1e-6)
 
 
+def test_a_model_of_which_nothing_is_known_but_its_time_pays_for_that() -> None:
+    """Beside another engine: its first step has no price at all, and all its figures are finite."""
+    known, nothing = (Coefficients(100.0, cost, 0.0, 0.0, cost, 0.0) for cost in (1.0, 0.0))
+    fit = Fit((known, nothing), np.zeros((13, 13)), 0.03, 1000, converged=False, shared=True)
+    engines = [replace(ENGINE, id="0"), replace(ENGINE, id="1", model="other")]
+    core = Attributor([CONTINUOUS], engines, {"GPU-0": fit})
+    for engine, phase in (("0", Phase.DECODE), ("1", Phase.PREFILL)):
+        core.feed(RequestOpened(engine, f"r{engine}", 1_000_000_000))
+        work = (Work(f"r{engine}", 1, 5, phase),)
+        core.feed(Step(engine, 0, 0, 1_000_000_000, 1_020_000_000, work))
+        core.feed(RequestClosed(engine, f"r{engine}", 1_020_000_000, "stop", 1, 0, 1))
+    core.feed(Reading("GPU-0", 1_000_000_000, 0))
+    core.feed(Reading("GPU-0", 1_020_000_000, 4_000_000))
+    core.finish()
+    receipts = {receipt.id: receipt for receipt in core.drain()}
+    assert receipts["r1"].energy_j == pytest.approx(1.0)
+    assert receipts["r0"].energy_j == pytest.approx(3.0)
+    assert all(np.isfinite(receipt.uncertainty_j) for receipt in receipts.values())
+
+
 def test_several_devices_add_up() -> None:
     """A tensor-parallel request pays its share of every card, whenever each counter ticks."""
     devices = [replace(CONTINUOUS, id=f"GPU-{i}") for i in range(2)]
