@@ -1,5 +1,8 @@
 """For all tests."""
 
+import socketserver
+import threading
+
 import pytest
 from hypothesis import settings
 
@@ -15,3 +18,20 @@ def no_memory_of_the_callers(tmp_path_factory):
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+class Banner(socketserver.BaseRequestHandler):
+    """Greets as an SSH server does."""
+
+    def handle(self):
+        self.request.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+@pytest.fixture
+def ssh_url():
+    """A port that speaks no HTTP, and takes one call."""
+    with socketserver.TCPServer(("127.0.0.1", 0), Banner) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        thread.join()

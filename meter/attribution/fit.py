@@ -232,15 +232,12 @@ def fit_rows(
         start = _scaled(in_one_row([prior.coefficients for prior in priors]), rows)
         belief = np.diag(1.0 / np.square(np.maximum(start, 1e-30)))
     informed = _informed(priors) or restored is not None
-    best: _Solution | None = None
-    found: _Solution | None = None
-    alone: _Solution | None = None
-    for firmness in reversed(_FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC):
+    *firmer, loosest = _FIRMNESS_INFORMED if informed else _FIRMNESS_GENERIC
+    alone = best = found = _robust(rows, start, belief / loosest**2, None)
+    for firmness in reversed(firmer):
         found = _robust(rows, start, belief / firmness**2, found)
-        alone = alone or found
-        if best is None or found.loss <= best.loss * (1 + 12 / len(rows.energy_j)):
-            best = found if best is None else found._replace(loss=best.loss)
-    assert best is not None and alone is not None
+        if found.loss <= alone.loss * (1 + 12 / len(rows.energy_j)):
+            best = found
     theta = best.theta.copy()
     theta[0] = min(theta[0], _most_static_w(rows, shared))
     return Fit(

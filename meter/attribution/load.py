@@ -100,10 +100,10 @@ class Load:
             if fit.shared and fit.pace:
                 prices += static_w * self._time_taken(fit.pace)
             run_j = np.maximum(run_j + static_w * static_s, 0.0)
-            known_j = _summed(self.runs, prices)
-            priced = known_j > _PRICED_MIN * run_j
-            prices *= np.where(priced, run_j / np.where(priced, known_j, 1.0), 0.0)[:, None]
-            prices[~priced, 0] = run_j[~priced]
+            told_j = _summed(self.runs, prices)
+            told = told_j > _PRICED_MIN * run_j
+            prices *= np.divide(run_j, told_j, out=np.zeros(len(told)), where=told)[:, None]
+            prices[~told, 0] = run_j[~told]
             lost_static_s = (lost_s if fit.shared else 0.0) - self.lost_crowd_s
             lost_j = np.maximum(lost_j + static_w * lost_static_s, 0.0)
         return Priced(run_j, prices, static_s, self.gap_s * static_w, lost_j)

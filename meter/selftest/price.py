@@ -19,7 +19,6 @@ import numpy as np
 #: A run is cut into slots of so many seconds.
 SLOT_S = 0.5
 _FEW_PAIRS = 4
-_LEVEL = 0.95
 
 
 class Slot(NamedTuple):
@@ -62,19 +61,18 @@ def order(pairs: int) -> list[bool]:
 
 def price(runs: Sequence[Run]) -> Price | None:
     """Runs in the order of ``order``. ``None`` where there are fewer than four whole pairs."""
-    pairs: list[tuple[_Figures, _Figures]] = []
+    if any(one.metered == other.metered for one, other in zip(runs[::2], runs[1::2], strict=False)):
+        raise ValueError("expected a metered and a bare run in each pair: see order()")
     figures = _figures(runs)
+    whole: list[_Figures] = []
     for one, other in zip(figures[::2], figures[1::2], strict=False):
         if one is not None and other is not None:
-            if one.metered == other.metered:
-                raise ValueError("expected a metered and a bare run in each pair: see order()")
-            pairs.append((one, other))
-    if len(pairs) < _FEW_PAIRS:
-        return None
-    whole = [run for pair in pairs for run in pair]
+            whole += (one, other)
     bare = [run for run in whole if not run.metered]
+    if len(bare) < _FEW_PAIRS:
+        return None
     return Price(
-        pairs=len(pairs),
+        pairs=len(bare),
         throughput=_ratio(whole, lambda run: run.tokens_per_s),
         itl_p99=_ratio(whole, lambda run: run.itl_p99_s),
         bare_tokens_per_s=float(np.mean([run.tokens_per_s for run in bare])),
@@ -112,7 +110,8 @@ def _ratio(runs: Sequence[_Figures], figure: Callable[[_Figures], float]) -> Rat
     Student's interval."""
     lives = [list(same) for _, same in groupby(runs, key=lambda run: run.life)]
     logs = np.array([np.mean([math.log(figure(run)) for run in life]) for life in lives])
-    place = np.cumsum([len(life) for life in lives]) - np.array([len(life) for life in lives]) / 2
+    runs_each = np.array([len(life) for life in lives])
+    place = np.cumsum(runs_each) - runs_each / 2
     x = np.stack((np.ones(len(lives)), [life[0].metered for life in lives], place), axis=1)
     inverse = np.linalg.inv(x.T @ x)
     found = inverse @ x.T @ logs
@@ -130,7 +129,7 @@ def student(free: int) -> float:
     """
     if free < 4:
         return {2: 4.30265, 3: 3.18245}[free]
-    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
+    z = NormalDist().inv_cdf(0.975)
     terms = (
         z,
         (z**3 + z) / 4,

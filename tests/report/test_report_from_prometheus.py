@@ -66,6 +66,12 @@ def test_nobody_there_is_an_error():
         make.from_prometheus("http://127.0.0.1:9", *make.window("-1h", "now"))
 
 
+def test_a_port_that_speaks_no_http_is_no_prometheus(ssh_url):
+    """No traceback either."""
+    with pytest.raises(make.ReportError, match=r"no Prometheus answers at \S+ \(SSH"):
+        make.from_prometheus(ssh_url, *make.window("-1h", "now"))
+
+
 def test_an_address_without_http_is_refused():
     """Whatever else could be opened, such as a file."""
     for url in ("prometheus:9090", "file:///etc/passwd"):

@@ -59,6 +59,13 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(spread):
     assert 183 <= held <= 198, "95 % of 200, within 2.3 of its standard deviations"
 
 
+def test_the_interval_is_as_wide_as_lives_differ():
+    """Seven lives, four of them metered, leave four degrees of freedom, which see 0.94 of σ."""
+    found = [price(runs(6, lives=0.005, seed=seed)).throughput for seed in range(200)]
+    width = np.mean([one.high - one.low for one in found])
+    assert width == pytest.approx(2 * 2.776 * 0.94 * 0.005 * (1 / 4 + 1 / 3) ** 0.5, rel=0.1)
+
+
 @pytest.mark.parametrize(("free", "exact"), [(2, 4.3027), (4, 2.7764), (6, 2.4469), (20, 2.0860)])
 def test_students_quantile(free, exact):
     """As tables have it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -178,18 +177,7 @@ def test_a_scraper_reads_in_its_own_thread_and_ends_what_it_told() -> None:
         Scraper(url, events.append, ()).start()
 
 
-class Banner(socketserver.BaseRequestHandler):
-    """Greets as an SSH server does."""
-
-    def handle(self) -> None:
-        self.request.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-
-
-def test_a_port_that_speaks_no_http_is_no_server() -> None:
+def test_a_port_that_speaks_no_http_is_no_server(ssh_url: str) -> None:
     """``attach`` looks at whatever a process listens on."""
-    with socketserver.TCPServer(("127.0.0.1", 0), Banner) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        with pytest.raises(ScrapeError, match="SSH"):
-            fetch(f"http://127.0.0.1:{server.server_address[1]}")
-        thread.join()
+    with pytest.raises(ScrapeError, match="SSH"):
+        fetch(ssh_url)
