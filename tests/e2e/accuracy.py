@@ -41,11 +41,15 @@ class Limit:
     p99: float
 
     def holds(self, errors: Errors) -> bool:
-        """Within the limits; that prefill and decode are not confused is judged by the mean's."""
+        """Within the limits; that prefill and decode are not confused is judged by the mean's.
+
+        A wrong price shows most in the phases: 1.2 to 4.0 % apart in twelve whole runs, 5.0 % and
+        more in ten with half the price of a step.
+        """
         return (
             errors.mean <= self.mean
             and errors.p99 <= self.p99
-            and errors.phase_mean <= 2 * self.mean
+            and errors.phase_mean <= 1.5 * self.mean
         )
 
 
