@@ -15,16 +15,18 @@ export JOULEMETER_CACHE := $(CACHE)
 # Make exports what is given on its command line. To bash, SECONDS is the shell's own clock.
 unexport SECONDS
 
-.PHONY: help install test test-vllm lint fmt dashboards pictures preview bench accuracy demo demo-vllm clean
+.PHONY: help install hooks tools vllm vllm-versions check test test-vllm lint fmt dashboards pictures preview bench accuracy demo demo-vllm clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo [SECONDS=20]       the meter on a simulated GPU, with traffic'
 	@echo 'make demo-vllm [SECONDS=60]  the same on a real vLLM, on this CPU'
+	@echo 'make check                   lint, types and the fast tests: before each commit'
 	@echo 'make test                    lint, types and all tests, the real vLLM included'
 	@echo 'make test-vllm               the same on other versions and layouts of vLLM, its meter killed'
 	@echo 'make install                 the development environment, in $(VENV)'
 	@echo 'make lint | fmt              check | mend style'
+	@echo 'make hooks                   ruff and mypy before each commit, by pre-commit'
 	@echo 'make dashboards              write grafana/dashboards/ anew'
 	@echo 'make pictures                all pictures of the README anew, from runs of the demo'
 	@echo 'make preview [SECONDS=120]   every board drawn by Grafana'"'"'s components, in grafana/pictures/'
@@ -45,18 +47,37 @@ $(VENV)/.dev: pyproject.toml
 	$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.base
 
-test: install lint
-	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium
+# ruff and mypy before each commit.
+hooks: install
+	$(BIN)/pre-commit install
+
+# What the tests call besides Python. Prometheus goes to the cache, the others are installed.
+tools:
+	.ci/tools '$(CACHE)/tools' prometheus promtool gcc chromium unshare
+
+# A real vLLM for this CPU and a small model, some 4 GB, once.
+vllm:
 	tests/vllm_cpu/setup.sh
-	$(BIN)/python -m pytest
+
+# Files are the unit: tests in one share what is costly to start. PYTEST takes further options.
+PARALLEL := -n auto --dist loadfile
+PYTEST ?=
+
+check: install lint tools
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not vllm and not slow' $(PYTEST)
+
+test: install lint tools vllm
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
 # The oldest version that is supported, a middle one and the newest with a CPU build; the others by
 # their sources.
 VLLM_VERSIONS ?= 0.20.0 0.26.0 0.32.0
 
-test-vllm: install
-	.ci/tools '$(CACHE)/tools' gcc
+vllm-versions: install
 	for version in $(VLLM_VERSIONS); do tests/vllm_cpu/setup.sh $$version || exit 1; done
+	$(BIN)/python -m tests.versions.sources
+
+test-vllm: vllm-versions tools
 	$(BIN)/python -m pytest tests/versions/check_contracts.py
 	for version in $(VLLM_VERSIONS); do \
 	    VLLM_VERSION=$$version $(BIN)/python -m pytest tests/work/test_vllm_scheduler.py || exit 1; \

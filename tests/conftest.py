@@ -6,6 +6,11 @@ import threading
 import pytest
 from hypothesis import settings
 
+from tests.no_silent_skips import (  # noqa: F401
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
 # A busy machine is slow, not wrong: no test fails by its own time.
 settings.register_profile("joulemeter", deadline=None)
 settings.load_profile("joulemeter")

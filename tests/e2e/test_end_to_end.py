@@ -7,8 +7,6 @@ request are known (``truth.py``). Prints the errors against the truth beside the
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,19 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
 import mutations
 import pytest
 from accuracy import LIVE, WHOLE, Bill, Errors, errors, warmed_up
 from load import Answer
-from run import BEFORE_W, REQUESTS, WARM_UP, Run, environment, run_all, samples
+from run import BEFORE_W, REQUESTS, WARM_UP, Run, run_all, samples
 from truth import Life, Truth, read_lives, read_log, true_joules
 
 from meter.attribution import on_device
 from meter.model import Phase, Receipt, Step
 from meter.replay import CalibrationMode, Policy, replay_trace
 from meter.trace import Trace, read_trace
+from tests import needs
 
 pytestmark = pytest.mark.vllm
 
@@ -75,21 +73,9 @@ def _bill(receipt: Receipt) -> Bill:
     return Bill(receipt.energy_j, receipt.prefill_j + receipt.recompute_j)
 
 
-def _missing(what: str) -> NoReturn:
-    """Skip in one visible line; in CI, where everything has to be there, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"missing: {what}")
-    pytest.skip(f"missing: {what}")
-
-
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    vllm = environment()
-    if vllm is None:
-        _missing("the vLLM CPU environment: tests/vllm_cpu/setup.sh makes it")
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        _missing("a C compiler, for the simulated card's library: apt-get install gcc")
-    return Judged(run_all(vllm, tmp_path_factory.mktemp("e2e")))
+    return Judged(run_all(needs.vllm("0.32.0"), tmp_path_factory.mktemp("e2e")))
 
 
 @pytest.fixture
@@ -329,8 +315,6 @@ def _with_wrong_coefficients(judged: Judged, names: tuple[str, ...], scale: floa
 
 def test_prometheus_sees_what_the_meter_says(judged: Judged) -> None:
     """Scraped by a real Prometheus, queried from it."""
-    if not judged.run.prometheus:
-        _missing("prometheus: apt-get install prometheus")
     found = {
         name: [float(row["value"][1]) for row in rows]
         for name, rows in judged.run.prometheus.items()
@@ -344,11 +328,8 @@ def test_prometheus_sees_what_the_meter_says(judged: Judged) -> None:
 
 def test_promtool_has_nothing_to_complain_of(judged: Judged) -> None:
     """The metrics at the end of the run, linted by Prometheus' own tool."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        _missing("promtool: apt-get install prometheus")
     done = subprocess.run(
-        [promtool, "check", "metrics"],
+        [needs.program("promtool"), "check", "metrics"],
         input=judged.run.last_metrics,
         capture_output=True,
         text=True,

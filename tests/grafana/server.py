@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -19,20 +17,11 @@ from typing import Any
 
 import pytest
 
+from tests.needs import program
+
 _READY_S = 30.0
 Series = dict[str, str]
 Points = list[tuple[float, float]]
-
-
-def program(name: str) -> str:
-    """Where a program is. Without it the test is skipped, or fails where ``CI=true``."""
-    found = shutil.which(name)
-    if found:
-        return found
-    said = f"{name} is not here; on Debian `make test` fetches what the tests need"
-    if os.environ.get("CI") == "true":
-        pytest.fail(said)
-    pytest.skip(said)
 
 
 class Prometheus:

@@ -1,9 +1,7 @@
-"""The simulated card, built once; without a compiler these tests are skipped by name."""
+"""The simulated card, built once."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +15,6 @@ from meter.demo.nvml_build import build
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of the built fake library."""
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        if os.environ.get("CI") == "true":
-            pytest.fail("the fake NVML library needs a C compiler, and there is none")
-        pytest.skip("fake NVML: no C compiler on this machine")
     return str(build(tmp_path_factory.mktemp("nvml")))
 
 

@@ -7,7 +7,6 @@ import json
 from functools import cache
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from tests.truth.report import Outcome, play, print_coverage, print_table
@@ -45,7 +44,6 @@ def test_figures_are_plain_json() -> None:
 
 def test_a_scenario_is_drawn(tmp_path: Path) -> None:
     """One PNG a scenario."""
-    pytest.importorskip("matplotlib")
     from tests.truth.plots import draw
 
     assert draw(outcome(), tmp_path).stat().st_size > 20_000

