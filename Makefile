@@ -60,7 +60,7 @@ vllm:
 	tests/vllm_cpu/setup.sh
 
 # Files are the unit: tests in one share what is costly to start. PYTEST takes further options.
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n 4 --dist loadfile
 PYTEST ?=
 
 check: install lint tools

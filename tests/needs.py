@@ -22,10 +22,11 @@ VLLM_MACHINES = ("x86_64", "aarch64")
 
 def program(*names: str) -> str:
     """The path of the first of these programs that is there. Fails where none is."""
-    found = next((path for path in map(shutil.which, names) if path), None)
+    places = f"{os.environ.get('PATH', '')}:{cache() / 'tools/usr/bin'}"
+    found = next((path for name in names if (path := shutil.which(name, path=places))), None)
     if found is None:
         pytest.fail(
-            f"{names[0]} is not on PATH. `make check` and `make test` fetch what the tests need "
+            f"{names[0]} is not here. `make check` and `make test` fetch what the tests need "
             "(on Debian, as root); elsewhere install it and run them again.",
             pytrace=False,
         )

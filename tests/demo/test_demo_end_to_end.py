@@ -20,6 +20,8 @@ from meter.demo.stage import simulated
 from meter.replay import CalibrationMode, Policy, replay
 from meter.top.feed import FeedError, Query, listen
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Played:

@@ -16,6 +16,8 @@ from meter.selftest.price import Run, Slot
 from meter.trace import read_trace
 from tests.grafana.promql import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "deploy" / "gpu-evidence"
 # The real sizes are for a GPU; the demo's engine holds less, and a test has less time.
 SMALL = f"""

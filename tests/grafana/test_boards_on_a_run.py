@@ -23,6 +23,8 @@ from tests.grafana.plausible import implausible
 from tests.grafana.promql import BOARDS, Target, filled, selectors, targets, variables
 from tests.grafana.server import Prometheus, serving
 
+pytestmark = pytest.mark.slow
+
 RUN_S = 11.0
 SHOWN = {"$__range": "10s", "$__rate_interval": "4s"}
 # What a quarter of a minute need not have: the counter's lag is learned from a varied load, it is

@@ -19,6 +19,8 @@ from tests.grafana.plausible import implausible
 from tests.grafana.promql import BOARDS, Target, filled, targets, variables
 from tests.grafana.server import Prometheus, serving
 
+pytestmark = pytest.mark.slow
+
 ALERTS = RULES.with_name("joulemeter.alerts.yml")
 # What Grafana fills in when the last seven days, or the last hour, are shown.
 A_WEEK = {"$__range": "7d", "$__rate_interval": "15m"}

@@ -12,6 +12,8 @@ from playwright.sync_api import expect
 
 from tests.page.meter import Meter
 
+pytestmark = pytest.mark.slow
+
 WORDS = Path(__file__).parents[2] / "meter/export/page/words.js"
 PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "has_touch": True}
 

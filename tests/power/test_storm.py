@@ -13,6 +13,8 @@ import pytest
 from meter.demo.card import Card, CardSpec, Fault
 from tests.power.rig import REFRESH_S, closes, hidden_s, rig
 
+pytestmark = pytest.mark.slow
+
 A, B = "GPU-aaaa-0", "GPU-bbbb-1"
 POWER_W = 500.0
 _MS = 1_000_000

@@ -13,6 +13,8 @@ from meter.report.figures import Ask, Bin, Line, Meter, Report
 from meter.report.html import to_html
 from tests.page.browser import launched
 
+pytestmark = pytest.mark.slow
+
 MADE = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
 VOID = {"meta", "link", "br"}
 

@@ -13,6 +13,8 @@ from processes import ENGINE, closes, poll
 
 from meter.demo.card import Card
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).with_name("metrics_server.py")
 
 

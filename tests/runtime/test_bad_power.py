@@ -8,9 +8,12 @@ import sys
 import time
 
 import httpx
+import pytest
 from processes import ENGINE, UUID, closes, poll
 
 from meter.demo.card import Card, CardSpec, Fault
+
+pytestmark = pytest.mark.slow
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 ENDED = 128 + signal.SIGTERM

@@ -11,6 +11,8 @@ import psutil
 import pytest
 from processes import ENGINE, closes, poll
 
+pytestmark = pytest.mark.slow
+
 MANY = [sys.executable, str(Path(__file__).with_name("many_engines.py"))]
 STEPS = 160
 

@@ -15,6 +15,8 @@ from meter.demo.card import Card
 from meter.runtime.find import Server
 from meter.runtime.prospect import LOADED_WITHIN_S, Seen, judge
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).with_name("metrics_server.py")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
 PYTHON = Seen(7, "python3", "python3 -m vllm.entrypoints.openai.api_server", 5.0)

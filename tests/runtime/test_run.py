@@ -15,6 +15,8 @@ from processes import ENGINE, UUID, closes, poll
 from meter.model import Reading
 from meter.trace import read_trace
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_receipt_says_what_its_request_took_of_the_host(metered):
     """Beside the GPU's joules, not in them. All that is claimed of the CPU is in the host's

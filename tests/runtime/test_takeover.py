@@ -13,6 +13,8 @@ from meter.model import Clock, Device, DeviceState, Quality, Reading, Snapshot
 from meter.runtime.takeover import Gate, Note, Notes, Stood, boot_id
 from meter.trace import read_trace
 
+pytestmark = pytest.mark.slow
+
 
 def engine_of(run):
     """The engine that a ``joulemeter run`` has started."""

@@ -16,6 +16,8 @@ from meter.selftest.promises import Verdict, exit_code, promises
 from meter.trace import Trace
 from tests.truth.scenarios import build
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def case():

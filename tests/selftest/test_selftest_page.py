@@ -16,6 +16,8 @@ from meter.selftest.promises import promises
 from tests.page.browser import launched
 from tests.truth.scenarios import build
 
+pytestmark = pytest.mark.slow
+
 MADE = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
 
 

@@ -18,6 +18,8 @@ from meter.selftest.promises import Verdict, promises
 from meter.selftest.run import SelftestError, of_command, of_demo, of_server, show
 from meter.selftest.server import Server, url_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = Size(rounds=1, repeats=1, company=4, held=9000, times=1, pulses=2)
 
 

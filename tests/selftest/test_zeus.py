@@ -19,6 +19,8 @@ from meter.selftest import zeus
 from meter.selftest.promises import Verdict, _zeus
 from meter.selftest.zeus import Beside, Window, compare
 
+pytestmark = pytest.mark.slow
+
 MS = 1_000_000
 
 

@@ -20,6 +20,8 @@ import pytest
 from meter.top.feed import Feed, FeedError, Query, listen
 from tests.page.meter import Meter
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "meter.cli", "top"]
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-B0]")
 WAIT_S = 60.0

@@ -14,6 +14,8 @@ from tests.truth.costs import WHO, Array
 from tests.truth.floor import _shown as shown
 from tests.truth.scenarios import build
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("static_w", "F", "a", "q", "b", "c", "e")
 
 

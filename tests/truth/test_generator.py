@@ -17,6 +17,8 @@ from tests.truth.case import Case
 from tests.truth.scenarios import SCENARIOS, build
 from tests.truth.targets import KINDS
 
+pytestmark = pytest.mark.slow
+
 _SECONDS = 18.0
 _PLAIN = [name for name in SCENARIOS if not name.endswith("-facts")]
 

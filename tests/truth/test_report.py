@@ -7,9 +7,12 @@ import json
 from functools import cache
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tests.truth.report import Outcome, play, print_coverage, print_table
+
+pytestmark = pytest.mark.slow
 
 
 @cache

@@ -8,6 +8,8 @@ import pytest
 
 from tests.truth import report, targets
 
+pytestmark = pytest.mark.slow
+
 run = cache(report.run)
 MODERATE = ("moderate-h100-1", "moderate-light-3", "moderate-moe-1")
 HELD = (*MODERATE, "shared-slow", "shared-mixed", "stranger-2", "lost-steps")
