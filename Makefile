@@ -66,8 +66,10 @@ PYTEST ?=
 check: install lint tools
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not vllm and not slow' $(PYTEST)
 
+# The real vLLM by itself: beside other tests it shows what a busy machine does to it, and no more.
 test: install lint tools vllm
-	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not vllm' $(PYTEST)
+	$(BIN)/python -m pytest -m vllm $(PYTEST)
 
 # The oldest version that is supported, a middle one and the newest with a CPU build; the others by
 # their sources.

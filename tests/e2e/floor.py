@@ -1,11 +1,11 @@
-"""How near to the truth anybody can come in this run, with every cost known but no step's luck.
+"""How near to the truth a meter of this form can come in this run, told more than it is ever told.
 
 The card's power in a step is static power plus the step's joules over the time it was *expected* to
-take. So a step that the machine stalls draws more than its work foresees, and each step has noise
-and drift of its own: no meter can know these, only what the counter moved. The allocator here knows
-the hook's own costs of every part of every step, and gives what an ideal counter moved in each tick
-to the steps and gaps in it, in proportion to what they should have drawn. A machine that is busy
-makes its errors grow as it does the meter's: the limits of the end-to-end run are stated in it.
+take, so a step that the machine stalls draws more than its work foresees. On a busy machine that is
+a factor of several in many steps, and every meter's errors grow with it. So the limits of this run
+are stated in those of a taught meter: same form of costs, but fitted to each step's **true joules**
+(a real meter sees sums over ticks), static power known, and an ideal counter without lag that
+closes every tick of 100 ms. What it gets wrong comes from the machine and from the form alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from truth import Life, LoggedStep, true_joules
 
 TICK_NS = 100_000_000
-STATIC_W, FIXED_J = 110.0, 7.0
-"""The hook's: static power without its drift, a step's fixed joules without noise."""
+STATIC_W = 110.0
+"""The hook's, without its drift."""
 
 Array = NDArray[np.float64]
 
@@ -28,22 +28,60 @@ Array = NDArray[np.float64]
 def floor(
     steps: Sequence[LoggedStep], lives: Sequence[Life], start_ns: int, end_ns: int, before_w: float
 ) -> dict[str, Bill]:
-    """The allocator's receipts, by the client's id. Arguments as of ``true_joules``."""
+    """The taught meter's receipts, by the client's id. Arguments as of ``true_joules``."""
+    work = [_features(step) for step in steps]
+    costs = _fit(
+        np.array([rows.sum(axis=0) for rows in work]),
+        np.array([step.power_w * step.seconds for step in steps]),
+    )
+    own = [rows @ costs for rows in work]
     times = np.array([start_ns, *(t for s in steps for t in (s.t0_ns, s.t1_ns)), end_ns], float)
     drawn = np.array([before_w, *(w for s in steps for w in (s.power_w, s.after_w))])
-    foreseen = np.array([STATIC_W, *(w for s in steps for w in (_foreseen_w(s), STATIC_W))])
-    scale = _scales(times, drawn, foreseen)
+    foreseen = np.array(
+        [STATIC_W, *(w for s, j in zip(steps, own, strict=True) for w in (_w(s, j), STATIC_W))]
+    )
+    power = _scales(times, drawn, foreseen) * foreseen
     guessed = [
         replace(
             step,
-            power_w=scale[2 * k + 1] * foreseen[2 * k + 1],
-            static_w=scale[2 * k + 1] * STATIC_W * _expected_s(step) / step.seconds,
-            after_w=scale[2 * k + 2] * STATIC_W,
+            power_w=power[2 * k + 1],
+            after_w=power[2 * k + 2],
+            static_w=0.0,
+            fixed_j=0.0,
+            parts=tuple(part._replace(own_j=j) for part, j in zip(step.parts, own[k], strict=True)),
         )
         for k, step in enumerate(steps)
     ]
-    guess = true_joules(guessed, lives, start_ns, end_ns, scale[0] * STATIC_W)
+    guess = true_joules(guessed, lives, start_ns, end_ns, power[0])
     return {id: Bill(joules, guess.prefill_j[id]) for id, joules in guess.requests_j.items()}
+
+
+def _w(step: LoggedStep, own_j: Array) -> float:
+    return float(own_j.sum()) / step.seconds
+
+
+def _features(step: LoggedStep) -> Array:
+    """Shape (parts, 5): its part of the step, prefill tokens and pairs, decode tokens, context."""
+    rows = np.zeros((len(step.parts), 5))
+    for row, part in zip(rows, step.parts, strict=True):
+        row[0] = 1.0 / len(step.parts)
+        pairs = part.tokens * part.context + part.tokens * (part.tokens + 1) / 2
+        row[1:] = (part.tokens, pairs, 0, 0) if part.prefill else (0, 0, part.tokens, part.context)
+    return rows
+
+
+def _fit(features: Array, joules: Array) -> Array:
+    """The costs, none negative, that foresee steps best: least squares of the relative errors.
+
+    Coordinate descent, as for any non-negative least squares.
+    """
+    x = features / joules[:, None]
+    products, target = x.T @ x, x.sum(axis=0)
+    costs = np.zeros(x.shape[1])
+    for _ in range(2000):
+        for i in range(len(costs)):
+            costs[i] = max(0.0, costs[i] + (target[i] - products[i] @ costs) / products[i, i])
+    return costs
 
 
 def _scales(times: Array, drawn: Array, foreseen: Array) -> Array:
@@ -56,14 +94,3 @@ def _scales(times: Array, drawn: Array, foreseen: Array) -> Array:
     should = np.diff(np.interp(ticks, times, np.append(0.0, np.cumsum(foreseen * np.diff(times)))))
     sums = np.append(0.0, np.cumsum(moved / should * np.diff(ticks)))
     return np.diff(np.interp(times, ticks, sums)) / np.maximum(np.diff(times), 1.0)
-
-
-def _foreseen_w(step: LoggedStep) -> float:
-    """What its work should have drawn, over the time that it took."""
-    luck = step.fixed_j / FIXED_J
-    dynamic_j = (step.fixed_j + sum(part.own_j for part in step.parts)) / luck
-    return (dynamic_j + STATIC_W * _expected_s(step)) / step.seconds
-
-
-def _expected_s(step: LoggedStep) -> float:
-    return step.fixed_s + sum(part.own_s for part in step.parts)

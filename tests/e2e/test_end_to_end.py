@@ -1,23 +1,28 @@
 """A real vLLM under ``joulemeter run``, from the client's requests to Prometheus and back.
 
 One run (``run.py``) serves all tests here; what is not real is the card, and its true joules per
-request are known (``truth.py``). Prints the errors against the truth beside the limits.
+request are known (``truth.py``). What is judged does not follow the machine's load: tokens, sums,
+phases, and errors as multiples of a taught meter's in the same run (``floor.py``). The errors
+themselves are printed, and kept as one JSON line a run in ``build/e2e.jsonl``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import mutations
 import pytest
-from accuracy import LIVE, WHOLE, Bill, Errors, errors, warmed_up
+from accuracy import BETTER_THAN_BASELINES, LIVE, WHOLE, Bill, Errors, errors, shows, warmed_up
+from floor import floor
 from load import Answer
 from run import BEFORE_W, REQUESTS, WARM_UP, Run, run_all, samples
 from truth import Life, Truth, read_lives, read_log, true_joules
@@ -28,7 +33,9 @@ from meter.replay import CalibrationMode, Policy, replay_trace
 from meter.trace import Trace, read_trace
 from tests import needs
 
-pytestmark = pytest.mark.vllm
+RECORD = Path(__file__).parents[2] / "build" / "e2e.jsonl"
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
 @dataclass
@@ -49,6 +56,17 @@ class Judged:
     def truth(self) -> Truth:
         steps = read_log(self.run.hook_log)
         return true_joules(steps, self.lives, self.run.started_ns, self.run.stopped_ns, BEFORE_W)
+
+    @cached_property
+    def floor(self) -> dict[str, Bill]:
+        """The receipts of a taught meter."""
+        steps = read_log(self.run.hook_log)
+        return floor(steps, self.lives, self.run.started_ns, self.run.stopped_ns, BEFORE_W)
+
+    @cached_property
+    def whole(self) -> Errors:
+        """Of the trace replayed, calibrated on the whole of it."""
+        return errors(self.replayed(), self.truth)
 
     @cached_property
     def live(self) -> dict[str, Bill]:
@@ -211,23 +229,26 @@ def test_the_truth_and_the_cards_counter_agree(judged: Judged) -> None:
 
 
 def test_live_receipts_are_true(judged: Judged, say: Callable[[str], None]) -> None:
-    """After the warm-up: mean error 4 % at most, p99 15 %; prefill and decode apart as well."""
+    """After the warm-up within five times the taught meter's errors, in the phases as well."""
     early, late = warmed_up(judged.lives)
+    least = errors(judged.floor, judged.truth, late)
     say(f"live, warm-up       {errors(judged.live, judged.truth, early)}")
+    say(f"live, after it      {errors(judged.live, judged.truth, late)}")
+    say(f"  a taught meter    {least}")
     found = errors(judged.live, judged.truth, late)
-    say(f"live, after it      {found}")
     assert found.count >= 100
-    assert LIVE.holds(found)
+    assert LIVE.holds(found, least)
 
 
 def test_receipts_calibrated_on_the_whole_run_are_truer(
     judged: Judged, say: Callable[[str], None]
 ) -> None:
-    """Over all requests, warm-up included: mean error 2 % at most, p99 9 %."""
-    found = errors(judged.replayed(), judged.truth)
-    say(f"whole, all          {found}")
-    assert found.count >= 180
-    assert WHOLE.holds(found)
+    """Over all requests, warm-up included: within three times the taught meter's errors."""
+    least = errors(judged.floor, judged.truth)
+    say(f"whole, all          {judged.whole}")
+    say(f"  a taught meter    {least}")
+    assert judged.whole.count >= 180
+    assert WHOLE.holds(judged.whole, least)
 
 
 @pytest.mark.parametrize("policy", [Policy.TOKENS, Policy.TIME, Policy.INFLIGHT])
@@ -237,7 +258,28 @@ def test_the_rules_in_use_elsewhere_are_far_off(
     """The same run under the rules that others use."""
     found = errors(judged.replayed(policy=policy), judged.truth)
     say(f"rule {policy:14s} {found}")
-    assert found.mean > 5 * WHOLE.mean
+    assert found.mean > BETTER_THAN_BASELINES * judged.whole.mean
+
+
+def test_the_run_is_put_on_record(judged: Judged, say: Callable[[str], None]) -> None:
+    """One JSON line: when, how busy the machine was, how far off each way of counting was."""
+    early, late = warmed_up(judged.lives)
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "taught": errors(judged.floor, judged.truth).json(),
+        "whole": judged.whole.json(),
+        "live_warm_up": errors(judged.live, judged.truth, early).json(),
+        "live_after_it": errors(judged.live, judged.truth, late).json(),
+        "taught_after_warm_up": errors(judged.floor, judged.truth, late).json(),
+        "measured_j": judged.run.last_summary["measured_j"],
+        "unattributed_j": judged.run.last_summary["unattributed_j"],
+    }
+    RECORD.parent.mkdir(exist_ok=True)
+    with RECORD.open("a", encoding="utf-8") as record:
+        record.write(json.dumps(line) + "\n")
+    say(json.dumps(line))
 
 
 def test_an_online_replay_gives_the_live_receipts(judged: Judged, tmp_path: Path) -> None:
@@ -267,23 +309,23 @@ def test_an_online_replay_gives_the_live_receipts(judged: Judged, tmp_path: Path
 def test_a_wrong_view_of_the_work_fails(
     judged: Judged, say: Callable[[str], None], bend: Callable[[Trace], Trace]
 ) -> None:
-    """The same core on bent steps: the limits do not let it pass."""
+    """The same core on bent steps is told from the right one."""
     found = errors(judged.replayed(bend(judged.trace)), judged.truth)
     say(f"{bend.__name__:19s} {found}")
-    assert not WHOLE.holds(found)
+    assert shows(found, judged.whole)
 
 
 def test_intervals_that_are_not_closed_fail(
     judged: Judged, say: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every λ = 1 the receipts are only a model's, and the limits do not let it pass."""
+    """With every λ = 1 the receipts are only a model's, and are told from the right ones."""
     distribute = on_device.distribute
     monkeypatch.setattr(
         on_device, "distribute", lambda e, foreign, *rest: distribute(e, foreign | True, *rest)
     )
     found = errors(judged.replayed(), judged.truth)
     say(f"every λ = 1         {found}")
-    assert not WHOLE.holds(found)
+    assert shows(found, judged.whole)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +341,7 @@ def test_wrong_coefficients_fail(
     """
     found = _with_wrong_coefficients(judged, names, scale)
     say(f"{' '.join(names) + f' x {scale}':19s} {found}")
-    assert not WHOLE.holds(found)
+    assert shows(found, judged.whole)
 
 
 def _with_wrong_coefficients(judged: Judged, names: tuple[str, ...], scale: float) -> Errors:

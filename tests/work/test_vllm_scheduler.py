@@ -24,7 +24,7 @@ from meter.work.beside import directory
 from meter.work.listener import Listener
 from tests import needs
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 SIM = Path(__file__).parent / "sim"
 FEW_BLOCKS = 60
