@@ -323,7 +323,7 @@ class Attributor:
         self._qualities.clear()
         for wave in self._waves:
             covered_ns = min(self._covered_ns(engine) for engine in wave)
-            if len(wave) > 1:
+            if any(engine.dummies for engine in wave):
                 self._share_dummies(wave, covered_ns)
             for engine in wave:
                 self._settle_passes(engine, covered_ns)
@@ -435,5 +435,7 @@ class Attributor:
         return self._unknowns[id]
 
     def _device_state(self, work: OnDevice) -> DeviceState:
+        """``pending_j`` is what is booked on any pass, also of engines that never owned the device
+        (dummy steps are shared with their wave) or own it no more."""
         id = work.device.id
-        return work.state(sum(engine.table.waiting_j(id) for engine in self._owners(id)))
+        return work.state(sum(engine.table.waiting_j(id) for engine in self._engines.values()))

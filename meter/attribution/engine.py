@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meter.attribution.accumulator import Accumulator
-from meter.attribution.batch import Batch, Change, Dispersed, Ended, PassRow
+from meter.attribution.batch import Batch, Change, Dispersed, Ended, Leaves, PassRow
 from meter.attribution.passes import PassTable
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
@@ -132,6 +132,16 @@ class EngineState:
             self.batch.remove(request)
             self.changes.append(Ended(self.batch.passes, request))
 
+    def _put_off_end(self, request: str, event: RequestClosed) -> None:
+        """A step names a request whose end is among the changes already: it comes after that step.
+
+        Else the work would stand on a bill that is taken out before it, and be nobody's.
+        """
+        for place, change in enumerate(self.changes):
+            if isinstance(change, Ended) and change.request == request:
+                self.changes[place] = Leaves(change.k, request)
+        self._closing[request] = event
+
     def linger(self, watermark_ns: int) -> None:
         """Time goes on without a step: requests closed long enough are at their end."""
         if self._closing:
@@ -181,8 +191,11 @@ class EngineState:
             self.end_closing(None, frozenset(work.request for work in step.work))
         news = self.batch.news(step)
         for work in news:
-            if work.request not in self.requests:
+            held = self.requests.get(work.request)
+            if held is None:
                 self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+            elif held.closed is not None and work.request not in self._closing:
+                self._put_off_end(work.request, held.closed)
         return self.batch.apply(step, news, self._gap_start(step.t0_ns))
 
     def _run_along(self, step: Step) -> None:
