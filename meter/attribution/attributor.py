@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from meter.attribution.bill import Bill
-from meter.attribution.books import Books
+from meter.attribution.books import NO_PAYER, Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.engine import LOST_STEPS, EngineState, Request
@@ -344,6 +344,7 @@ class Attributor:
             self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
             self._books.unattribute(LOST_STEPS, quality, shares.lost_j)
             self._books.unattribute("foreign_load", quality, shares.foreign_j)
+            self._books.unattribute(NO_PAYER, quality, shares.rest_j)
 
     def _known_until(self, engine: EngineState) -> int:
         """Until when it is known what an engine did; in a wave, what all of it did."""
@@ -370,7 +371,8 @@ class Attributor:
             block = Settled(table, some, awake)
             quality = self._quality(engine) or _UNKNOWN
             if some:
-                self._books.add_block(engine.info.id, engine.model, quality, block)
+                booked_j = table.first_j(some)
+                self._books.add_block(engine.info.id, engine.model, quality, block, booked_j)
             self._end(engine, accumulator.settle(block, engine.changes))
             table.drop(some)
             count -= some

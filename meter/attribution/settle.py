@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meter.attribution import passes
+from meter.attribution.books import unless_rounding
 from meter.attribution.coefficients import GENERIC
 from meter.attribution.curve import Array, Curve, seconds
 from meter.attribution.fit import Fit, columns_of, in_one_row
@@ -205,12 +206,13 @@ def remember(block: Block, past: Past, closed: int) -> Past:
 
 
 class Shares(NamedTuple):
-    """What a block hands out beside passes, in joules."""
+    """What a block hands out beside passes, in joules. ``rest_j``: what nothing else took."""
 
     idle_j: float
     startup_j: float
     lost_j: float
     foreign_j: float
+    rest_j: float
 
 
 def distribute(
@@ -245,8 +247,9 @@ def distribute(
         return np.asarray(seen(spans[:, 1])[:, 0] - seen(spans[:, 0])[:, 0])
 
     static_w = block.fit.coefficients[0].static_w
+    on_passes_j = 0.0
     if len(load.t0):
-        _book(block, seen, device)
+        on_passes_j = _book(block, seen, device)
         _book_resolution(block, per_joule, first_number, device)
     startup_j = float(factor_s(load.startup).sum()) * static_w
     outside_j = float(factor_s(load.outside).sum()) * static_w
@@ -256,16 +259,16 @@ def distribute(
     unexplained = energy[~priced]
     starting = block.totals[:closed, STARTUP_S][~priced] / np.diff(edges)[~priced]
     unexplained_startup_j = float((unexplained * np.minimum(starting, 1.0)).sum())
-    return Shares(
-        idle_j=outside_j - startup_j + float(unexplained.sum()) - unexplained_startup_j,
-        startup_j=startup_j + unexplained_startup_j,
-        lost_j=lost_j,
-        foreign_j=float((energy - foreseen)[strange].sum()),
-    )
+    idle_j = outside_j - startup_j + float(unexplained.sum()) - unexplained_startup_j
+    startup_j += unexplained_startup_j
+    foreign_j = float((energy - foreseen)[strange].sum())
+    moved_j = float(energy.sum())
+    rest_j = moved_j - (on_passes_j + idle_j + startup_j + lost_j + foreign_j)
+    return Shares(idle_j, startup_j, lost_j, foreign_j, unless_rounding(rest_j, moved_j))
 
 
-def _book(block: Block, seen: Callable[[Array], Array], device: str) -> None:
-    """Put what the passes pay into their tables."""
+def _book(block: Block, seen: Callable[[Array], Array], device: str) -> float:
+    """Put what the passes pay into their tables; returns all of it, in joules."""
     load, priced, fit = block.load, block.priced, block.fit
     at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
     mean = (at_t1 - at_t0) / np.maximum(load.t1 - load.t0, 1e-12)[:, None]
@@ -287,6 +290,7 @@ def _book(block: Block, seen: Callable[[Array], Array], device: str) -> None:
         booked[rows, passes.NOISE] += mean[own, 1] * fit.noise**2 / parts**2
         booked[rows, passes.MIX :] += mean[own][:, mix] / parts**2
         table.on_device(device)[rows] += total_j[own]
+    return float(total_j.sum())
 
 
 def _book_resolution(block: Block, per_joule: Array, first_number: int, device: str) -> None:

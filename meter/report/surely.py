@@ -25,6 +25,7 @@ _REASONS = {
     "dummy_steps": "steps of ranks without work",
     "meter_down": "time in which no meter was listening",
     "counter_silent": "time in which the counter was not read",
+    "no_payer": "joules that came to no other account: please report it",
 }
 MEANINGS = {
     "static_w": "drawn with a model loaded, doing nothing",

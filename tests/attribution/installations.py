@@ -1,4 +1,4 @@
-"""Random installations for the property tests of the sum: engines of every layout, and their faults.
+"""Random installations for the tests of the sum: engines of every layout, and their faults.
 
 An installation is a list of events. It knows every way in which joules reach the books: one engine
 or several, alone or on shared devices; tensor, pipeline, data and expert parallel ranks; ranks that
@@ -98,6 +98,19 @@ class Installation:
         if self.late:
             self.engines = [replace(e, devices=self._there(e)) for e in self.engines]
         self.events.sort(key=lambda e: e.t_ns)
+
+    def disturb(self) -> None:
+        """A few events come later than any window allows, and engines change device and model."""
+        rnd = self._random
+        lag = {id(e): rnd.randint(0, 400 * MS) for e in self.events if rnd.random() < 0.03}
+        self.events.sort(key=lambda e: e.t_ns + lag.get(id(e), 0))
+        for _ in range(4):
+            place = rnd.randrange(len(self.events))
+            engine = rnd.choice(self.engines)
+            devices = tuple(f"GPU-{i}" for i in range(4) if rnd.random() < 0.5)
+            info = replace(engine, devices=devices, model=rnd.choice(["m", "x", None]))
+            what, t_ns = rnd.choice(["up", "ready", "info"]), self.events[place].t_ns
+            self.events.insert(place, EngineEvent(engine.id, t_ns, what, info=info))
 
     def _there(self, engine: Engine) -> tuple[str, ...]:
         known = {device.id for device in self.devices}
