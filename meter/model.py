@@ -35,9 +35,12 @@ def worst(qualities: list[Quality]) -> Quality | None:
     return max(qualities, key=_QUALITY_ORDER.index) if qualities else None
 
 
-def sum_known(counts: Iterable[int | None]) -> int | None:
+_Number = TypeVar("_Number", int, float)
+
+
+def sum_known(values: Iterable[_Number | None]) -> _Number | None:
     """The sum, or ``None`` where one is unknown."""
-    known = list(counts)
+    known = list(values)
     return None if None in known else sum(n for n in known if n is not None)
 
 
@@ -303,7 +306,8 @@ class Receipt:
     the engine's own ids of all that it covers. For ``n > 1`` the prompt counts once, completions
     are the children's sum, and ``children`` lists one receipt for each. ``final`` is false while
     the request runs or its last step is not settled. ``uncertainty_j`` is one standard deviation of
-    the split (k = 1); the instrument's own gain is apart. Token counts are ``None`` where the
+    the split (k = 1), ``None`` where it is not known (a rule of others); the instrument's own gain
+    is apart. Token counts are ``None`` where the
     engine has not said. ``missed``: why joules of it may be missing (``unattributed`` has them):
     ``meter_down`` (it began before this meter heard the engine), ``lost_steps``.
     """
@@ -321,7 +325,7 @@ class Receipt:
     prefill_j: float
     decode_j: float
     recompute_j: float
-    uncertainty_j: float
+    uncertainty_j: float | None
     fidelity: Fidelity
     quality: Quality | None
     final: bool

@@ -98,7 +98,7 @@ def summands(
 
 def closes(measured_j: float, residual_j: float) -> bool:
     """Whether what is left of a sum is no more than a microjoule, or than floats round to."""
-    return abs(residual_j) < max(1e-6, 1e-11 * abs(measured_j))
+    return abs(residual_j) < max(1e-6, 1e-10 * abs(measured_j))
 
 
 def sum_line(measured_j: float, accounts_j: Mapping[str, float], quality: str | None) -> str:

@@ -106,7 +106,7 @@ def _ask(ask: Ask, currency: str) -> str:
             count(ask.prompt_tokens),
             count(ask.output_tokens),
             energy(ask.energy_j),
-            f"± {percent(ask.uncertainty_j, ask.energy_j)}",
+            "–" if ask.uncertainty_j is None else f"± {percent(ask.uncertainty_j, ask.energy_j)}",
             money(ask.cost, currency),
             duration(ask.seconds),
             ask.reason or "–",

@@ -58,7 +58,7 @@ export function summands(total, terms) {
   const [factor, prefix] = PREFIXES.find(([least]) =>
     Math.abs(value(total)) >= least * (least > 1 ? 1000 : 100)) ?? PREFIXES.at(-1);
   const rest = total - terms.reduce((a, b) => a + b, 0);
-  const all = Math.abs(rest) < Math.max(1e-6, 1e-11 * Math.abs(total)) ? terms : [...terms, rest];
+  const all = Math.abs(rest) < Math.max(1e-6, 1e-10 * Math.abs(total)) ? terms : [...terms, rest];
   const tenths = all.map(joules => 10 * value(joules) / factor);
   const floors = tenths.map(Math.floor);
   let missing = Math.round(10 * value(total) / factor) - floors.reduce((a, b) => a + b, 0);
