@@ -384,6 +384,9 @@ class DeviceState:
     not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     ``counter_uj``: what the counter itself said last, microjoules.
+    ``settled_ns``: until when its intervals are closed, and ``drawn_j`` all that they moved until
+    then, by account. That is ahead of the snapshot's accounts: what stands on steps that are not
+    settled counts, in the phases in which it would settle now. For charts over time.
     """
 
     device: Device
@@ -403,6 +406,8 @@ class DeviceState:
     jumps: int = 0
     counter_uj: int | None = None
     by_model: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(default_factory=dict)
+    settled_ns: int | None = None
+    drawn_j: Mapping[Account, float] = field(default_factory=dict)
 
     @property
     def settled_j(self) -> float:

@@ -20,6 +20,7 @@ from meter.attribution.bill import Bill
 from meter.attribution.books import NO_PAYER, Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
+from meter.attribution.drawn import Drawn
 from meter.attribution.engine import LOST_STEPS, EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
@@ -98,6 +99,7 @@ class Attributor:
         self._unknowns: dict[str, Unknown] = {}
         self._qualities: dict[str, Quality | None] = {}
         self._books = Books()
+        self._drawn = Drawn()
         self._groups = Groups()
         self._closed_j = 0.0
         self._finishing = False
@@ -167,7 +169,9 @@ class Attributor:
     def snapshot(self) -> Snapshot:
         """All accounts at the settled watermark."""
         books = self._books
-        devices = tuple(self._device_state(work) for work in self._devices.values())
+        settled_j = {id: work.settled_uj / 1e6 for id, work in self._devices.items()}
+        drawn_j = self._drawn.until(settled_j, self._waves)
+        devices = tuple(self._device_state(work, drawn_j[id]) for id, work in self._devices.items())
         settled = [w.settled_ns for w in self._devices.values() if w.settled_ns is not None]
         return Snapshot(
             t_ns=self._now_ns,
@@ -342,6 +346,8 @@ class Attributor:
             quality = work.device.quality
             self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)
             self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
+            self._drawn.outside(work.device.id, Account.IDLE, shares.idle_j)
+            self._drawn.outside(work.device.id, Account.STARTUP, shares.startup_j)
             self._books.unattribute(LOST_STEPS, quality, shares.lost_j)
             self._books.unattribute("foreign_load", quality, shares.foreign_j)
             self._books.unattribute(NO_PAYER, quality, shares.rest_j)
@@ -373,6 +379,7 @@ class Attributor:
             if some:
                 booked_j = table.first_j(some)
                 self._books.add_block(engine.info.id, engine.model, quality, block, booked_j)
+                self._drawn.settle(table, some, awake)
             self._end(engine, accumulator.settle(block, engine.changes))
             table.drop(some)
             count -= some
@@ -436,8 +443,9 @@ class Attributor:
             self._unknowns[id] = Unknown(covariance, drift)
         return self._unknowns[id]
 
-    def _device_state(self, work: OnDevice) -> DeviceState:
+    def _device_state(self, work: OnDevice, drawn_j: Mapping[Account, float]) -> DeviceState:
         """``pending_j`` is what is booked on any pass, also of engines that never owned the device
         (dummy steps are shared with their wave) or own it no more."""
         id = work.device.id
-        return work.state(sum(engine.table.waiting_j(id) for engine in self._engines.values()))
+        waiting_j = sum(engine.table.waiting_j(id) for engine in self._engines.values())
+        return work.state(waiting_j, drawn_j)

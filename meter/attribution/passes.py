@@ -7,7 +7,7 @@ devices, and is settled when all of them have closed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -160,9 +160,14 @@ class PassTable:
                 table.on_device(id)[:] += part_j
         return left_j
 
+    def by_device(self, count: int) -> Iterator[tuple[str, Array]]:
+        """Each device, and the joules that it has booked on each of the first ``count`` passes."""
+        for id, joules in self._on_device.items():
+            yield id, joules[:count]
+
     def first_j(self, count: int) -> float:
         """Joules that all devices have booked on the first ``count`` passes."""
-        return sum(float(joules[:count].sum()) for joules in self._on_device.values())
+        return sum(float(joules.sum()) for _, joules in self.by_device(count))
 
     def drop(self, count: int) -> None:
         """Forget the first ``count`` passes: they are settled.

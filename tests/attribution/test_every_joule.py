@@ -52,6 +52,7 @@ def assert_holds(s: Snapshot) -> None:
     assert sum(s.unattributed.values()) == pytest.approx(s.total_j(Account.UNATTRIBUTED), abs=small)
     assert all(joules >= -small for joules in s.accounts.values())
     assert all(device.pending_j >= -small for device in s.devices)
+    assert all(joules >= -small for device in s.devices for joules in device.drawn_j.values())
 
 
 def play(events: list[Event], core: Attributor, every: int = 1) -> Snapshot:
@@ -64,6 +65,10 @@ def play(events: list[Event], core: Attributor, every: int = 1) -> Snapshot:
     core.finish()
     snapshot = core.snapshot()
     assert_holds(snapshot)
+    for account in Account:  # what a chart is told by device agrees with the accounts
+        drawn_j = sum(device.drawn_j[account] for device in snapshot.devices)
+        small = 1e-9 * max(1.0, snapshot.measured_j)
+        assert drawn_j == pytest.approx(snapshot.total_j(account), abs=small)
     return snapshot
 
 
