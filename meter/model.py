@@ -84,6 +84,8 @@ class Device:
     ``boundary`` is ``gpu`` (board) or ``host`` (CPU package and DRAM). What work costs there
     depends on its ``driver`` version, power limit and ``clocks_mhz`` (SM, memory) as well.
     ``note``: what its figures are, where that is not the board's own counter for itself alone.
+    ``claimed``: its joules are only what its engines take of something larger; nobody else's can be
+    among them.
     """
 
     id: str
@@ -97,6 +99,7 @@ class Device:
     driver: str | None = None
     clocks_mhz: tuple[int, int] | None = None
     note: str | None = None
+    claimed: bool = False
 
 
 class Experts(NamedTuple):

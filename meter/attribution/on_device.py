@@ -110,7 +110,7 @@ class OnDevice:
             calibration.forget()
             past = Past()
             for block in _blocks(self.waiting):
-                evaluated = evaluate(block, owners, calibration.fit)
+                evaluated = evaluate(block, owners, calibration.fit, self.device.claimed)
                 strange, _ = foreign(evaluated, past, finishing=True)
                 calibration.add(evaluated, len(block), strange)
                 past = remember(evaluated, past, len(block))
@@ -136,7 +136,7 @@ class OnDevice:
             cut = len(block) < len(self.waiting) and (
                 self.waiting[len(block)].start_ns != block[-1].end_ns
             )
-            evaluated = evaluate(block, self._owners(engines), fit)
+            evaluated = evaluate(block, self._owners(engines), fit, self.device.claimed)
             ends = (finishing and len(block) == len(self.waiting)) or cut
             strange, closed = foreign(evaluated, self._past, ends)
             if not closed:

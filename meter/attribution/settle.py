@@ -102,8 +102,13 @@ class Block:
         return np.asarray((self.totals[:, LOST_J] <= 0) & (self.totals[:, STARTUP_S] <= 1e-9))
 
 
-def evaluate(intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit) -> Block:
-    """Gather what the device's engines did in ``intervals`` (each begins where one ends)."""
+def evaluate(
+    intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit, claimed: bool = False
+) -> Block:
+    """Gather what the device's engines did in ``intervals`` (each begins where one ends).
+
+    ``claimed``: as in ``Device``; then an excess is the engines' own.
+    """
     reach_ns = round((fit.window.delay_s + fit.window.width_s / 2) / _S)
     ahead_ns = round((fit.window.width_s / 2 - fit.window.delay_s) / _S)
     low_ns = intervals[0].start_ns - reach_ns - 1
@@ -136,7 +141,8 @@ def evaluate(intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit) -
         high=np.zeros(len(energy_j), dtype=bool),
         witness=np.zeros(len(energy_j), dtype=bool),
     )
-    _mark_excess(block)
+    if not claimed:
+        _mark_excess(block)
     repeats = (sight.alone >= 0) & (sight.alone == np.concatenate(([-1], sight.alone[:-1])))
     block.witness[:] = block.high & ~repeats
     return block
