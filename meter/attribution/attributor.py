@@ -30,6 +30,7 @@ from meter.attribution.load import experts_awake
 from meter.attribution.on_device import OnDevice, kind_of
 from meter.attribution.order import WINDOW_NS, Reorder
 from meter.attribution.passes import tokens
+from meter.attribution.plausible import plausible_device, plausible_engine
 from meter.attribution.receipts import receipt_of
 from meter.attribution.running import running, together
 from meter.attribution.settle import Block
@@ -257,6 +258,7 @@ class Attributor:
             self._settle()
 
     def _add_device(self, device: Device) -> OnDevice:
+        device = plausible_device(device)
         known = self._devices.get(device.id)
         if known is not None:
             known.become(device)
@@ -289,6 +291,7 @@ class Attributor:
         self._without = without
 
     def _add_engine(self, info: Engine) -> None:
+        info = plausible_engine(info)
         self._without.discard(info.id)
         known = self._engines.get(info.id)
         if known is None:
