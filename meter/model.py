@@ -35,9 +35,12 @@ def worst(qualities: list[Quality]) -> Quality | None:
     return max(qualities, key=_QUALITY_ORDER.index) if qualities else None
 
 
-def sum_known(counts: Iterable[int | None]) -> int | None:
+_Number = TypeVar("_Number", int, float)
+
+
+def sum_known(values: Iterable[_Number | None]) -> _Number | None:
     """The sum, or ``None`` where one is unknown."""
-    known = list(counts)
+    known = list(values)
     return None if None in known else sum(n for n in known if n is not None)
 
 
@@ -81,6 +84,8 @@ class Device:
     ``boundary`` is ``gpu`` (board) or ``host`` (CPU package and DRAM). What work costs there
     depends on its ``driver`` version, power limit and ``clocks_mhz`` (SM, memory) as well.
     ``note``: what its figures are, where that is not the board's own counter for itself alone.
+    ``claimed``: its joules are only what its engines take of something larger; nobody else's can be
+    among them.
     """
 
     id: str
@@ -94,6 +99,7 @@ class Device:
     driver: str | None = None
     clocks_mhz: tuple[int, int] | None = None
     note: str | None = None
+    claimed: bool = False
 
 
 class Experts(NamedTuple):
@@ -303,7 +309,8 @@ class Receipt:
     the engine's own ids of all that it covers. For ``n > 1`` the prompt counts once, completions
     are the children's sum, and ``children`` lists one receipt for each. ``final`` is false while
     the request runs or its last step is not settled. ``uncertainty_j`` is one standard deviation of
-    the split (k = 1); the instrument's own gain is apart. Token counts are ``None`` where the
+    the split (k = 1), ``None`` where it is not known (a rule of others); the instrument's own gain
+    is apart. Token counts are ``None`` where the
     engine has not said. ``missed``: why joules of it may be missing (``unattributed`` has them):
     ``meter_down`` (it began before this meter heard the engine), ``lost_steps``.
     """
@@ -321,7 +328,7 @@ class Receipt:
     prefill_j: float
     decode_j: float
     recompute_j: float
-    uncertainty_j: float
+    uncertainty_j: float | None
     fidelity: Fidelity
     quality: Quality | None
     final: bool
@@ -380,6 +387,9 @@ class DeviceState:
     not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     ``counter_uj``: what the counter itself said last, microjoules.
+    ``settled_ns``: until when its intervals are closed, and ``drawn_j`` all that they moved until
+    then, by account. That is ahead of the snapshot's accounts: what stands on steps that are not
+    settled counts, in the phases in which it would settle now. For charts over time.
     """
 
     device: Device
@@ -399,6 +409,8 @@ class DeviceState:
     jumps: int = 0
     counter_uj: int | None = None
     by_model: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(default_factory=dict)
+    settled_ns: int | None = None
+    drawn_j: Mapping[Account, float] = field(default_factory=dict)
 
     @property
     def settled_j(self) -> float:

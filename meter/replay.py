@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,15 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from meter.attribution import WINDOW_NS, Attributor, Learned, from_facts
-from meter.attribution.rules import Rule, split
+from meter.attribution.rules import Charge, Charges, Rule, charges
 from meter.export.receipts import receipt_line
-from meter.model import Account, Event, Receipt, Snapshot, Step
+from meter.model import (
+    Account,
+    AccountKey,
+    Event,
+    Quality,
+    Receipt,
+    Snapshot,
+    Step,
+    TenantKey,
+)
 from meter.trace import BadLine, Trace, TraceReader, collection_paused
 
 Watch = Callable[[Event, Attributor], None]
 _META_LINE = 1
 #: Lines of a recorder stand out of order by no more than this, but for readings from afar.
 _NEARLY_NS = 250_000_000
+#: Where the parts of a rule's charge are booked, in their order.
+_CHARGED = (Account.PREFILL, Account.DECODE, Account.RECOMPUTE)
 #: Some 60 intervals of a counter of 100 ms.
 _SHORT_NS = 6_000_000_000
 
@@ -48,6 +60,7 @@ class Replayed:
     receipts: tuple[Receipt, ...]
     snapshot: Snapshot
     bad_lines: tuple[BadLine, ...] = ()
+    policy: Policy = Policy.SHAPLEY
 
 
 def replay(
@@ -116,11 +129,12 @@ def _replay(
     if core.out_of_order and window_ns < WINDOW_NS:
         raise _DisorderError
     core.finish()
-    receipts = core.drain()
+    receipts, snapshot = core.drain(), core.snapshot()
     if policy is not Policy.SHAPLEY:
-        receipts = _under_rule(events, receipts, Rule(policy))
+        charged = charges(events, Rule(policy), source.devices, source.engines)
+        receipts, snapshot = _under_rule(charged, receipts, snapshot)
     bad_lines = sorted([*source.bad_lines, *odd])
-    return Replayed(tuple(receipts), core.snapshot(), tuple(bad_lines))
+    return Replayed(tuple(receipts), snapshot, tuple(bad_lines), policy)
 
 
 def _restored(meta: Mapping[str, Any]) -> tuple[list[Learned], list[BadLine]]:
@@ -155,19 +169,54 @@ def _first_work(events: Iterator[Event]) -> tuple[list[Event], bool]:
     return taken, True
 
 
-def _under_rule(events: Iterable[Event], receipts: Iterable[Receipt], rule: Rule) -> list[Receipt]:
-    """The same requests, charged by another rule. Rules know no phases: all counts as decode."""
-    joules = split(events, rule)
-    return [
-        replace(
-            receipt,
-            prefill_j=0.0,
-            recompute_j=0.0,
-            decode_j=sum(joules.get(request, 0.0) for request in receipt.requests),
-            children=(),
+def _under_rule(
+    charged: Charges, receipts: Iterable[Receipt], snapshot: Snapshot
+) -> tuple[list[Receipt], Snapshot]:
+    """The same requests charged by another rule, and accounts that agree with them.
+
+    A rule knows neither doubt nor strangers, start-up or lost steps: what it charges to no request
+    is idle. Of an id that is used twice the first request to end pays all.
+    """
+    left, quality = dict(charged), snapshot.quality or Quality.ESTIMATED
+    accounts: defaultdict[AccountKey, float] = defaultdict(float)
+    tenants: defaultdict[TenantKey, float] = defaultdict(float)
+
+    def book(engine: str, model: str, charge: Charge) -> None:
+        for account, energy_j in zip(_CHARGED, charge, strict=True):
+            if energy_j:
+                accounts[AccountKey(engine, model, account, quality)] += energy_j
+
+    ruled = []
+    for receipt in receipts:
+        parts = [left.pop(id, Charge()) for id in dict.fromkeys(receipt.requests)]
+        charge = Charge(*(sum(phase) for phase in zip(*parts, strict=True)))
+        book(receipt.engine, receipt.model or "", charge)
+        if receipt.tenant is not None:
+            tenants[TenantKey(receipt.tenant, receipt.model or "")] += charge.energy_j
+        ruled.append(
+            replace(
+                receipt,
+                prefill_j=charge.prefill_j,
+                decode_j=charge.decode_j,
+                recompute_j=charge.recompute_j,
+                uncertainty_j=None,
+                children=(),
+            )
         )
-        for receipt in receipts
-    ]
+    for charge in left.values():
+        book("", "", charge)
+    open_j, whole_j = sum(c.energy_j for c in left.values()), sum(accounts.values())
+    idle_j = snapshot.measured_j - snapshot.pending_j - whole_j
+    if idle_j > 1e-9 * whole_j:
+        accounts[AccountKey("", "", Account.IDLE, quality)] = idle_j
+    return ruled, replace(
+        snapshot,
+        accounts=dict(accounts),
+        unattributed={},
+        tenant_energy_j=dict(tenants),
+        receipts_open_j=open_j,
+        receipts_closed_j=whole_j - open_j,
+    )
 
 
 def not_covered(replayed: Replayed) -> list[str]:
@@ -207,6 +256,7 @@ def summary(replayed: Replayed) -> dict[str, Any]:
     s = replayed.snapshot
     quality = s.quality
     return {
+        "policy": str(replayed.policy),
         "measured_j": s.measured_j,
         "attributed_j": s.attributed_j,
         "prefill_j": s.total_j(Account.PREFILL),

@@ -17,9 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from meter.attribution.bill import Bill
-from meter.attribution.books import Books
+from meter.attribution.books import NO_PAYER, Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
+from meter.attribution.drawn import Drawn
 from meter.attribution.engine import LOST_STEPS, EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
@@ -29,6 +30,7 @@ from meter.attribution.load import experts_awake
 from meter.attribution.on_device import OnDevice, kind_of
 from meter.attribution.order import WINDOW_NS, Reorder
 from meter.attribution.passes import tokens
+from meter.attribution.plausible import plausible_device, plausible_engine
 from meter.attribution.receipts import receipt_of
 from meter.attribution.running import running, together
 from meter.attribution.settle import Block
@@ -98,6 +100,7 @@ class Attributor:
         self._unknowns: dict[str, Unknown] = {}
         self._qualities: dict[str, Quality | None] = {}
         self._books = Books()
+        self._drawn = Drawn()
         self._groups = Groups()
         self._closed_j = 0.0
         self._finishing = False
@@ -167,7 +170,9 @@ class Attributor:
     def snapshot(self) -> Snapshot:
         """All accounts at the settled watermark."""
         books = self._books
-        devices = tuple(self._device_state(work) for work in self._devices.values())
+        settled_j = {id: work.settled_uj / 1e6 for id, work in self._devices.items()}
+        drawn_j = self._drawn.until(settled_j, self._waves)
+        devices = tuple(self._device_state(work, drawn_j[id]) for id, work in self._devices.items())
         settled = [w.settled_ns for w in self._devices.values() if w.settled_ns is not None]
         return Snapshot(
             t_ns=self._now_ns,
@@ -253,6 +258,7 @@ class Attributor:
             self._settle()
 
     def _add_device(self, device: Device) -> OnDevice:
+        device = plausible_device(device)
         known = self._devices.get(device.id)
         if known is not None:
             known.become(device)
@@ -285,6 +291,7 @@ class Attributor:
         self._without = without
 
     def _add_engine(self, info: Engine) -> None:
+        info = plausible_engine(info)
         self._without.discard(info.id)
         known = self._engines.get(info.id)
         if known is None:
@@ -323,7 +330,7 @@ class Attributor:
         self._qualities.clear()
         for wave in self._waves:
             covered_ns = min(self._covered_ns(engine) for engine in wave)
-            if len(wave) > 1:
+            if any(engine.dummies for engine in wave):
                 self._share_dummies(wave, covered_ns)
             for engine in wave:
                 self._settle_passes(engine, covered_ns)
@@ -342,8 +349,11 @@ class Attributor:
             quality = work.device.quality
             self._books.add(engine, model, Account.IDLE, quality, shares.idle_j)
             self._books.add(engine, model, Account.STARTUP, quality, shares.startup_j)
+            self._drawn.outside(work.device.id, Account.IDLE, shares.idle_j)
+            self._drawn.outside(work.device.id, Account.STARTUP, shares.startup_j)
             self._books.unattribute(LOST_STEPS, quality, shares.lost_j)
             self._books.unattribute("foreign_load", quality, shares.foreign_j)
+            self._books.unattribute(NO_PAYER, quality, shares.rest_j)
 
     def _known_until(self, engine: EngineState) -> int:
         """Until when it is known what an engine did; in a wave, what all of it did."""
@@ -370,7 +380,9 @@ class Attributor:
             block = Settled(table, some, awake)
             quality = self._quality(engine) or _UNKNOWN
             if some:
-                self._books.add_block(engine.info.id, engine.model, quality, block)
+                booked_j = table.first_j(some)
+                self._books.add_block(engine.info.id, engine.model, quality, block, booked_j)
+                self._drawn.settle(table, some, awake)
             self._end(engine, accumulator.settle(block, engine.changes))
             table.drop(some)
             count -= some
@@ -434,6 +446,9 @@ class Attributor:
             self._unknowns[id] = Unknown(covariance, drift)
         return self._unknowns[id]
 
-    def _device_state(self, work: OnDevice) -> DeviceState:
+    def _device_state(self, work: OnDevice, drawn_j: Mapping[Account, float]) -> DeviceState:
+        """``pending_j`` is what is booked on any pass, also of engines that never owned the device
+        (dummy steps are shared with their wave) or own it no more."""
         id = work.device.id
-        return work.state(sum(engine.table.waiting_j(id) for engine in self._owners(id)))
+        waiting_j = sum(engine.table.waiting_j(id) for engine in self._engines.values())
+        return work.state(waiting_j, drawn_j)

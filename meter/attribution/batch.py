@@ -163,6 +163,7 @@ class Batch:
             return self._row(step, gap_ns, k, ()), []
         changes: list[Change] = [Leaves(k, r) for r in step.drop if self.remove(r)]
         joins: list[Joins] = []
+        joining: set[str] = set()
         direct: list[Work] = []
         for work in news:
             request, tokens, context, phase, kept = work
@@ -172,9 +173,10 @@ class Batch:
             if request in joined:
                 self.remove(request)
                 changes.append(Leaves(k, request))
-            if plain:
+            if plain and request not in joining:
                 joins.append(Joins(k, request, context))
-            else:
+                joining.add(request)
+            else:  # also what is named twice: it pays twice, and joins once
                 direct.append(work)
         if not step.same and len(joined) + len(joins) + len(direct) != len(step.work):
             changes += self._gone(step, k)

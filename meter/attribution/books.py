@@ -10,6 +10,16 @@ from meter.attribution.curve import Ints
 from meter.attribution.settled import Settled
 from meter.model import Account, AccountKey, Quality, Receipt, TenantKey, TokenKey
 
+#: Why joules are unattributed that came to no account in any other way. There are none, as far as
+#: is known: this is what keeps the sum true if that is wrong.
+NO_PAYER = "no_payer"
+_ROUNDING = 1e-9
+
+
+def unless_rounding(rest_j: float, of_j: float) -> float:
+    """What is left of a sum when its parts are taken from it; 0 where that is only rounding."""
+    return rest_j if rest_j > _ROUNDING * abs(of_j) else 0.0
+
 
 class Books:
     """Sums that only grow. They are fed by passes and intervals, never by receipts."""
@@ -33,8 +43,13 @@ class Books:
             self.unattributed[reason] += energy_j
             self.add("", "", Account.UNATTRIBUTED, quality, energy_j)
 
-    def add_block(self, engine: str, model: str, quality: Quality, block: Settled) -> None:
-        """Book settled passes: each phase pays its head count's share and its own work."""
+    def add_block(
+        self, engine: str, model: str, quality: Quality, block: Settled, booked_j: float
+    ) -> None:
+        """Book settled passes: each phase pays its head count's share and its own work.
+
+        ``booked_j``: what devices have booked on them; what no phase pays of it is unattributed.
+        """
         rows = block.rows
         prefill_j = _sum(block, *rows[:, passes.P_HEADS : passes.R_HEADS].T)
         recompute_j = _sum(block, *rows[:, passes.R_HEADS : passes.D_HEADS].T)
@@ -44,6 +59,8 @@ class Books:
         self.add(engine, model, Account.PREFILL, quality, prefill_j)
         self.add(engine, model, Account.RECOMPUTE, quality, recompute_j)
         self.add(engine, model, Account.DECODE, quality, float(decode_j))
+        paid_j = prefill_j + recompute_j + float(decode_j)
+        self.unattribute(NO_PAYER, quality, unless_rounding(booked_j - paid_j, booked_j))
         self.count(TokenKey(engine, model, "input"), int(rows[:, passes.P_TOKENS].sum()))
         self.count(TokenKey(engine, model, "output"), int(rows[:, passes.EMITTED].sum()))
 

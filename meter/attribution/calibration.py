@@ -112,7 +112,7 @@ class Calibration:
         static, own = NAMES[0], NAMES[1:]
         by_model = {
             name: {key: (costs[place][key], doubts[place][key]) for key in own}
-            for place, name in enumerate(self._names())
+            for place, name in enumerate(self._names()[: len(costs)])
         }
         return Told({static: costs[0][static]}, {static: doubts[0][static]}, by_model)
 

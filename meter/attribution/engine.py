@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meter.attribution.accumulator import Accumulator
-from meter.attribution.batch import Batch, Change, Dispersed, Ended, PassRow
+from meter.attribution.batch import Batch, Change, Dispersed, Ended, Leaves, PassRow
 from meter.attribution.passes import PassTable
+from meter.attribution.plausible import plausible_work
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 LOST_STEPS = "lost_steps"
 _LINGER_NS = 1_000_000_000
 _STEP_NS_MAX = 30_000_000_000
+#: A step that is told to have taken longer is not believed.
+_TOLD_NS_MAX = 3_600_000_000_000
 #: Shorter than any step: requests close so long after the step that ended them.
 _PAUSE_NS = 500_000
 
@@ -132,6 +135,16 @@ class EngineState:
             self.batch.remove(request)
             self.changes.append(Ended(self.batch.passes, request))
 
+    def _put_off_end(self, request: str, event: RequestClosed) -> None:
+        """A step names a request whose end is among the changes already: it comes after that step.
+
+        Else the work would stand on a bill that is taken out before it, and be nobody's.
+        """
+        for place, change in enumerate(self.changes):
+            if isinstance(change, Ended) and change.request == request:
+                self.changes[place] = Leaves(change.k, request)
+        self._closing[request] = event
+
     def linger(self, watermark_ns: int) -> None:
         """Time goes on without a step: requests closed long enough are at their end."""
         if self._closing:
@@ -141,13 +154,15 @@ class EngineState:
 
     def gap(self, event: Gap) -> None:
         """Steps are known to be lost."""
+        if event.last_seq < event.first_seq:
+            return
         self.lost_steps += event.last_seq - event.first_seq + 1
         self._lose(event.t_ns)
         self._last_seq = (event.epoch, event.last_seq)
 
     def step(self, step: Step) -> None:
         """Take a step in. One that comes after its successors is too late: its time is lost."""
-        if step.t1_ns <= step.t0_ns:
+        if not 0 < step.t1_ns - step.t0_ns <= _TOLD_NS_MAX:
             return
         number = (step.epoch, step.seq)
         if self._last_seq is None or number > self._last_seq:
@@ -176,13 +191,21 @@ class EngineState:
             self._idle.clear()
 
     def _apply(self, step: Step) -> tuple[PassRow, list[Change]] | None:
-        """The pass that ``step`` was; who has closed may end, and whom it names is open."""
+        """The pass that ``step`` was; who has closed may end, and whom it names is open.
+
+        ``None`` where it cannot be used.
+        """
         if self._closing:
             self.end_closing(None, frozenset(work.request for work in step.work))
         news = self.batch.news(step)
+        if news and not plausible_work(news):
+            return None
         for work in news:
-            if work.request not in self.requests:
+            held = self.requests.get(work.request)
+            if held is None:
                 self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+            elif held.closed is not None and work.request not in self._closing:
+                self._put_off_end(work.request, held.closed)
         return self.batch.apply(step, news, self._gap_start(step.t0_ns))
 
     def _run_along(self, step: Step) -> None:

@@ -370,7 +370,7 @@ def non_negative(hessian: Array, target: Array) -> Array:
     """Minimise ``½ θᵀHθ − tᵀθ`` over ``θ ≥ 0``."""
     scale = 1.0 / np.sqrt(np.diag(hessian))
     h, t = hessian * np.outer(scale, scale), target * scale
-    theta = np.linalg.solve(h, t)
+    theta = _solve(h, t)
     if (theta < 0).any():
         # Most often those that come out positive here are the ones that are free.
         theta = _solved(h, t, theta > 0)
@@ -382,8 +382,16 @@ def non_negative(hessian: Array, target: Array) -> Array:
 def _solved(h: Array, t: Array, free: NDArray[np.bool_]) -> Array:
     """The minimum where only the ``free`` ones may differ from zero."""
     theta = np.zeros(len(t))
-    theta[free] = np.linalg.solve(h[np.ix_(free, free)], t[free])
+    theta[free] = _solve(h[np.ix_(free, free)], t[free])
     return theta
+
+
+def _solve(h: Array, t: Array) -> Array:
+    """``h⁻¹t``; where columns are alike to the last digit, the smallest of all solutions."""
+    try:
+        return np.asarray(np.linalg.solve(h, t))
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.lstsq(h, t, rcond=None)[0])
 
 
 def _active_set(h: Array, t: Array) -> Array:

@@ -8,7 +8,7 @@ closed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from meter.attribution.settle import (
     foreign,
     remember,
 )
-from meter.model import Device, DeviceState, Engine, Reading
+from meter.model import Account, Device, DeviceState, Engine, Reading
 
 #: A counter may be silent so long (NVML calls can hang for 30 s) and its steps wait for its joules.
 _SILENT_NS = 45_000_000_000
@@ -110,7 +110,7 @@ class OnDevice:
             calibration.forget()
             past = Past()
             for block in _blocks(self.waiting):
-                evaluated = evaluate(block, owners, calibration.fit)
+                evaluated = evaluate(block, owners, calibration.fit, self.device.claimed)
                 strange, _ = foreign(evaluated, past, finishing=True)
                 calibration.add(evaluated, len(block), strange)
                 past = remember(evaluated, past, len(block))
@@ -136,7 +136,7 @@ class OnDevice:
             cut = len(block) < len(self.waiting) and (
                 self.waiting[len(block)].start_ns != block[-1].end_ns
             )
-            evaluated = evaluate(block, self._owners(engines), fit)
+            evaluated = evaluate(block, self._owners(engines), fit, self.device.claimed)
             ends = (finishing and len(block) == len(self.waiting)) or cut
             strange, closed = foreign(evaluated, self._past, ends)
             if not closed:
@@ -164,8 +164,9 @@ class OnDevice:
             covered.append(now_ns - _SILENT_NS)
         return max(covered)
 
-    def state(self, on_passes_j: float) -> DeviceState:
-        """As it stands; ``on_passes_j``: booked on passes that are not settled."""
+    def state(self, on_passes_j: float, drawn_j: Mapping[Account, float]) -> DeviceState:
+        """As it stands; ``on_passes_j``: booked on passes that are not settled; ``drawn_j``: as in
+        ``DeviceState``."""
         counter, window = self.counter, self.calibration.fit.window
         last, told, found = counter.last, self.calibration.told(), window.doubt_s is not None
         return DeviceState(
@@ -186,6 +187,8 @@ class OnDevice:
             jumps=counter.jumps,
             counter_uj=last.energy_uj if last else None,
             by_model=told.by_model,
+            settled_ns=counter.first_ns if self.settled_ns is None else self.settled_ns,
+            drawn_j=drawn_j,
         )
 
     def _owners(self, engines: Sequence[EngineState]) -> list[Owner]:

@@ -7,6 +7,7 @@ devices, and is settled when all of them have closed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -138,6 +139,35 @@ class PassTable:
         """Joules that one device has booked on passes that are not settled."""
         booked = self._on_device.get(id)
         return float(booked.sum()) if booked is not None else 0.0
+
+    def move(self, place: int, to: Sequence[tuple[PassTable, Array]]) -> float:
+        """Take all that is booked on one pass off it, and put it on the passes of other tables.
+
+        ``to``: tables, each with a weight for each of its passes. Returns the joules of which there
+        is nowhere to put them, for all weights are zero.
+        """
+        self.booked[place] = 0.0
+        total = sum(float(weight.sum()) for _, weight in to)
+        left_j = 0.0
+        for id, joules in self._on_device.items():
+            energy_j, joules[place] = float(joules[place]), 0.0
+            if total <= 0:
+                left_j += energy_j
+                continue
+            for table, weight in to:
+                part_j = energy_j * weight / total
+                table.booked[:, GAP_J] += part_j
+                table.on_device(id)[:] += part_j
+        return left_j
+
+    def by_device(self, count: int) -> Iterator[tuple[str, Array]]:
+        """Each device, and the joules that it has booked on each of the first ``count`` passes."""
+        for id, joules in self._on_device.items():
+            yield id, joules[:count]
+
+    def first_j(self, count: int) -> float:
+        """Joules that all devices have booked on the first ``count`` passes."""
+        return sum(float(joules.sum()) for _, joules in self.by_device(count))
 
     def drop(self, count: int) -> None:
         """Forget the first ``count`` passes: they are settled.

@@ -67,7 +67,7 @@ def joined(id: str, children: Sequence[Receipt]) -> Receipt:
         return parts[0]
     together = replace(
         _summed(parts[0], parts),
-        uncertainty_j=sum(part.uncertainty_j**2 for part in parts) ** 0.5,
+        uncertainty_j=_root(sum_known(_squared(part.uncertainty_j) for part in parts)),
     )
     if not all(_hands_over(*pair) for pair in pairwise(parts)):
         return replace(
@@ -99,7 +99,7 @@ def _siblings(id: str, children: Sequence[Receipt]) -> Receipt:
     return replace(
         _summed(replace(children[0], id=id), children),
         completion_tokens=sum_known(c.completion_tokens for c in children),
-        uncertainty_j=sum(c.uncertainty_j for c in children),
+        uncertainty_j=sum_known(c.uncertainty_j for c in children),
     )
 
 
@@ -119,6 +119,14 @@ def _summed(first: Receipt, parts: Sequence[Receipt]) -> Receipt:
         children=tuple(parts),
         missed=next((part.missed for part in parts if part.missed is not None), None),
     )
+
+
+def _squared(value: float | None) -> float | None:
+    return None if value is None else value**2
+
+
+def _root(value: float | None) -> float | None:
+    return None if value is None else value**0.5
 
 
 def _first(*values: int | None) -> int | None:

@@ -5,19 +5,33 @@
 * ``inflight``: every moment's joules in equal parts to the requests in flight.
 
 Each is given the same readings and steps as the core, and joules between readings by a straight
-line. ``reference/peers.md`` says who uses which.
+line. None hands out a joule twice, so what it charges is never more than what the counters moved.
+``reference/peers.md`` says who uses which.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import accumulate
+from typing import NamedTuple
 
+from meter.attribution.intervals import Counter
 from meter.attribution.order import Reorder
-from meter.model import Event, Phase, Reading, RequestClosed, RequestOpened, Step
+from meter.model import (
+    Device,
+    DeviceFound,
+    Engine,
+    EngineEvent,
+    Event,
+    Phase,
+    Quality,
+    Reading,
+    RequestClosed,
+    RequestOpened,
+    Step,
+)
 
 _WINDOW_NS = 30_000_000_000
 
@@ -30,42 +44,116 @@ class Rule(StrEnum):
     INFLIGHT = "inflight"
 
 
+class Charge(NamedTuple):
+    """Joules of one request by phase: what it was in when the rule charged it.
+
+    ``tokens`` charges for output tokens: the first one is the prefill's, the others are decoded.
+    ``inflight``: a request is in prefill until the last step that prefills it before it decodes.
+    """
+
+    prefill_j: float = 0.0
+    decode_j: float = 0.0
+    recompute_j: float = 0.0
+
+    @property
+    def energy_j(self) -> float:
+        return self.prefill_j + self.decode_j + self.recompute_j
+
+    def plus(self, phase: Phase, energy_j: float) -> Charge:
+        if phase is Phase.DECODE:
+            return self._replace(decode_j=self.decode_j + energy_j)
+        if phase is Phase.RECOMPUTE:
+            return self._replace(recompute_j=self.recompute_j + energy_j)
+        return self._replace(prefill_j=self.prefill_j + energy_j)
+
+
+Charges = Mapping[str, Charge]
+
+
 def split(events: Iterable[Event], rule: Rule) -> dict[str, float]:
-    """Joules by engine request under ``rule``. ``events``: a trace's, in any order within 2 s."""
+    """Joules by engine request under ``rule``, as ``charges`` gives them."""
+    return {request: charge.energy_j for request, charge in charges(events, rule).items()}
+
+
+def charges(
+    events: Iterable[Event],
+    rule: Rule,
+    devices: Iterable[Device] = (),
+    engines: Iterable[Engine] = (),
+) -> Charges:
+    """What each engine request pays under ``rule``.
+
+    ``events``: a trace's, in any order within 2 s; ``devices``, ``engines``: those that it begins
+    with. An engine that names no device is on all of them.
+    """
     reorder = Reorder()
     ordered = [e for event in events for e in reorder.push(event)]
     ordered += reorder.flush()
-    moved = _Moved([e for e in ordered if isinstance(e, Reading)])
-    splitters: dict[Rule, Callable[[Sequence[Event], _Moved], dict[str, float]]] = {
-        Rule.TOKENS: _by_tokens,
-        Rule.TIME: _by_time,
-        Rule.INFLIGHT: _by_inflight,
-    }
-    return splitters[rule](ordered, moved)
+    moved = _Moved(ordered, devices)
+    found: defaultdict[str, Charge] = defaultdict(Charge)
+    if rule is Rule.TOKENS:
+        parts = _by_tokens(ordered, moved)
+    elif rule is Rule.TIME:
+        parts = _by_time(ordered, moved, _owners(ordered, engines))
+    else:
+        parts = _by_inflight(ordered, moved)
+    for request, phase, energy_j in parts:
+        found[request] = found[request].plus(phase, energy_j)
+    return found
+
+
+#: A request, the phase that it was in, and joules.
+_Part = tuple[str, Phase, float]
 
 
 class _Moved:
-    """All devices' energy as one function of time, straight between the counters' changes."""
+    """Each device's energy as a function of time, straight between the counter's changes.
 
-    def __init__(self, readings: Sequence[Reading]) -> None:
+    What the core does not count (a leap, a counter that starts over) is not here; what it counts as
+    nobody's, since nobody watched, is at no time.
+    """
+
+    def __init__(self, ordered: Sequence[Event], devices: Iterable[Device]) -> None:
+        counters = {device.id: Counter(device) for device in devices}
         self._curves: dict[str, tuple[list[int], list[float]]] = {}
-        last: dict[str, int] = {}
-        for reading in readings:
-            if reading.energy_uj is None:
-                continue
-            times, joules = self._curves.setdefault(reading.device, ([], []))
-            before = last.get(reading.device, reading.energy_uj)
-            last[reading.device] = reading.energy_uj
-            if not times or reading.energy_uj > before:
-                gain = max(0, reading.energy_uj - before) / 1e6
-                times.append(reading.t_ns)
-                joules.append((joules[-1] if joules else 0.0) + gain)
+        for event in ordered:
+            if isinstance(event, DeviceFound):
+                id = event.device.id
+                counters.setdefault(id, Counter(event.device)).become(event.device)
+            elif isinstance(event, Reading):
+                unknown = Device(event.device, event.device, Quality.ESTIMATED)
+                self._read(counters.setdefault(event.device, Counter(unknown)), event)
+
+    def _read(self, counter: Counter, reading: Reading) -> None:
+        if reading.energy_uj is None:
+            return
+        begun = counter.resets + counter.jumps
+        unwatched = reading.missed is not None and reading.missed_uj is None
+        if unwatched and counter.last is not None:
+            counter.flush()
+            counter.skip(reading)
+        before_uj = counter.moved_uj
+        counter.add(reading)
+        gain_j = (counter.moved_uj - before_uj) / 1e6
+        begins = unwatched or counter.resets + counter.jumps > begun
+        times, joules = self._curves.setdefault(reading.device, ([], []))
+        if not times or (reading.t_ns > times[-1] and (gain_j or begins)):
+            times.append(reading.t_ns)
+            joules.append((joules[-1] if joules else 0.0) + gain_j)
+
+    @property
+    def devices(self) -> Iterable[str]:
+        return self._curves
+
+    def end_ns(self) -> int:
+        return max((times[-1] for times, _ in self._curves.values()), default=0)
 
     def between_j(self, start_ns: int, end_ns: int) -> float:
-        return sum(
-            _at(times, joules, end_ns) - _at(times, joules, start_ns)
-            for times, joules in self._curves.values()
-        )
+        return sum(self.of_j(device, start_ns, end_ns) for device in self._curves)
+
+    def of_j(self, device: str, start_ns: int, end_ns: int) -> float:
+        times, joules = self._curves[device]
+        return _at(times, joules, end_ns) - _at(times, joules, start_ns)
 
 
 def _at(times: list[int], joules: list[float], t_ns: int) -> float:
@@ -78,8 +166,28 @@ def _at(times: list[int], joules: list[float], t_ns: int) -> float:
     return joules[i - 1] + share * (joules[i] - joules[i - 1])
 
 
-def _members(ordered: Sequence[Event]) -> Iterable[tuple[Step, dict[str, int]]]:
-    """Each step with its participants and the tokens that each of them emits."""
+def _owners(ordered: Sequence[Event], engines: Iterable[Engine]) -> dict[str, set[str]]:
+    """The devices that each engine ever had."""
+    owned: dict[str, set[str]] = {engine.id: set(engine.devices) for engine in engines}
+    for event in ordered:
+        if isinstance(event, EngineEvent) and event.info is not None:
+            owned.setdefault(event.engine, set()).update(event.info.devices)
+        elif isinstance(event, DeviceFound):
+            for engine in event.engines or ():
+                owned.setdefault(engine, set()).add(event.device.id)
+    return owned
+
+
+class _Took(NamedTuple):
+    """Who took part in a step: the phase of each, and how many tokens it emits."""
+
+    step: Step
+    phases: Mapping[str, Phase]
+    emits: Mapping[str, int]
+
+
+def _members(ordered: Sequence[Event]) -> Iterator[_Took]:
+    """Each step with its participants."""
     decoding: dict[str, set[str]] = defaultdict(set)
     for event in ordered:
         if isinstance(event, RequestClosed):
@@ -87,57 +195,109 @@ def _members(ordered: Sequence[Event]) -> Iterable[tuple[Step, dict[str, int]]]:
         if not isinstance(event, Step):
             continue
         before = decoding[event.engine] if event.same else set()
-        emits = dict.fromkeys(before - set(event.drop), 1)
+        emits = dict.fromkeys(sorted(before - set(event.drop)), 1)
+        phases = dict.fromkeys(emits, Phase.DECODE)
         still = set(emits)
         for work in event.work:
             decode = work.phase is Phase.DECODE
+            phases[work.request] = work.phase
             emits[work.request] = (work.kept or 1) if decode else 0
             (still.add if decode and work.tokens == 1 else still.discard)(work.request)
         decoding[event.engine] = still
-        yield event, emits
+        yield _Took(event, phases, emits)
 
 
-def _by_time(ordered: Sequence[Event], moved: _Moved) -> dict[str, float]:
-    joules: dict[str, float] = defaultdict(float)
-    for step, emits in _members(ordered):
-        if emits:
-            part = moved.between_j(step.t0_ns, step.t1_ns) / len(emits)
-            for request in emits:
-                joules[request] += part
-    return joules
+def _by_time(
+    ordered: Sequence[Event], moved: _Moved, owned: Mapping[str, set[str]]
+) -> Iterator[_Part]:
+    """Where several steps run on a device at once, a moment's joules are theirs in equal parts."""
+    took = [found for found in _members(ordered) if found.phases]
+    joules = [0.0] * len(took)
+    for device in moved.devices:
+        edges = []
+        for i, (step, _, _) in enumerate(took):
+            devices = owned.get(step.engine)
+            if (not devices or device in devices) and step.t1_ns > step.t0_ns:
+                edges += [(step.t0_ns, i), (step.t1_ns, i)]
+        running: set[int] = set()
+        last_ns = 0
+        for t_ns, i in sorted(edges):
+            if running and t_ns > last_ns:
+                part_j = moved.of_j(device, last_ns, t_ns) / len(running)
+                for one in running:
+                    joules[one] += part_j
+            last_ns = t_ns
+            running ^= {i}
+    for (_, phases, _), step_j in zip(took, joules, strict=True):
+        for request, phase in phases.items():
+            yield request, phase, step_j / len(phases)
 
 
-def _by_tokens(ordered: Sequence[Event], moved: _Moved) -> dict[str, float]:
-    windows: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+def _by_tokens(ordered: Sequence[Event], moved: _Moved) -> Iterator[_Part]:
+    windows: dict[int, dict[tuple[str, Phase], int]] = defaultdict(lambda: defaultdict(int))
     started: set[str] = set()
-    for step, emits in _members(ordered):
-        window = windows[step.t1_ns // _WINDOW_NS]
+    for step, _, emits in _members(ordered):
         for request, tokens in emits.items():
-            if tokens:  # the prompt's last chunk gave the first token, at latest just before
-                window[request] += tokens + (request not in started)
-                started.add(request)
-    joules: dict[str, float] = defaultdict(float)
+            if tokens:
+                window = windows[step.t1_ns // _WINDOW_NS]
+                window[request, Phase.DECODE] += tokens
+                if request not in started:
+                    # The prompt's last chunk gave the first token, at latest just before.
+                    window[request, Phase.PREFILL] += 1
+                    started.add(request)
     for number, tokens_of in windows.items():
         start = number * _WINDOW_NS
-        energy_j = moved.between_j(start, start + _WINDOW_NS)
-        total = sum(tokens_of.values())
-        for request, tokens in tokens_of.items():
-            joules[request] += energy_j * tokens / total
-    return joules
+        per_token_j = moved.between_j(start, start + _WINDOW_NS) / sum(tokens_of.values())
+        for (request, phase), tokens in tokens_of.items():
+            yield request, phase, per_token_j * tokens
 
 
-def _by_inflight(ordered: Sequence[Event], moved: _Moved) -> dict[str, float]:
-    changes = [
-        (e.t_ns, e.request, isinstance(e, RequestOpened))
-        for e in ordered
-        if isinstance(e, RequestOpened | RequestClosed)
-    ]
-    times = [t for t, _, _ in changes]
-    flying = list(accumulate(1 if opened else -1 for _, _, opened in changes))
-    owed = [0.0]
-    for start, end, count in zip(times, times[1:], flying, strict=False):
-        owed.append(owed[-1] + (moved.between_j(start, end) / count if count > 0 else 0.0))
-    joules: dict[str, float] = defaultdict(float)
-    for (_, request, opened), total in zip(changes, owed, strict=True):
-        joules[request] += -total if opened else total
-    return joules
+class _Flight(NamedTuple):
+    """A request in flight: what each one owed when it opened, and when its prefill was over."""
+
+    opened_j: float
+    prefilled_j: float | None = None
+    decodes: bool = False
+
+
+def _by_inflight(ordered: Sequence[Event], moved: _Moved) -> Iterator[_Part]:
+    flying: dict[tuple[str, str], _Flight] = {}
+    emitting = {id(took.step): took for took in _members(ordered)}
+    owed_j, last_ns = 0.0, 0
+
+    def advance(t_ns: int) -> None:
+        nonlocal owed_j, last_ns
+        if flying and t_ns > last_ns:
+            owed_j += moved.between_j(last_ns, t_ns) / len(flying)
+        last_ns = max(last_ns, t_ns)
+
+    for event in ordered:
+        if isinstance(event, RequestOpened):
+            advance(event.t_ns)
+            flying.setdefault((event.engine, event.request), _Flight(owed_j))
+        elif isinstance(event, RequestClosed):
+            advance(event.t_ns)
+            flight = flying.pop((event.engine, event.request), None)
+            if flight is not None:
+                yield from _flown(event.request, flight, owed_j)
+        elif isinstance(event, Step):
+            for request, phase in emitting[id(event)].phases.items():
+                flight = flying.get((event.engine, request))
+                if flight is None or flight.decodes:
+                    continue
+                if phase is Phase.DECODE:
+                    flying[event.engine, request] = flight._replace(decodes=True)
+                else:
+                    advance(event.t1_ns)
+                    flying[event.engine, request] = flight._replace(prefilled_j=owed_j)
+    advance(moved.end_ns())
+    for (_, request), flight in flying.items():
+        yield from _flown(request, flight, owed_j)
+
+
+def _flown(request: str, flight: _Flight, owed_j: float) -> Iterator[_Part]:
+    until_j = owed_j
+    if flight.decodes:
+        until_j = flight.opened_j if flight.prefilled_j is None else flight.prefilled_j
+    yield request, Phase.PREFILL, until_j - flight.opened_j
+    yield request, Phase.DECODE, owed_j - until_j

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meter.attribution import passes
+from meter.attribution.books import unless_rounding
 from meter.attribution.coefficients import GENERIC
 from meter.attribution.curve import Array, Curve, seconds
 from meter.attribution.fit import Fit, columns_of, in_one_row
@@ -41,8 +42,10 @@ _AHEAD_S = 1e-3
 _S = 1e-9
 _EXCESS_SIGMAS = 4.0
 _EXCESS_SPREAD_MIN = 0.03
-#: What is foreseen below this share of what moved is rounding, not a forecast.
+#: What is foreseen below this share of what moved is rounding, not a forecast; and what is handed
+#: out may differ from what moved by so much in rounding.
 _FACTOR_MIN = 1e-6
+_ROUNDED = 1e-4
 _TAUGHT_MIN = 30
 _SUSTAINED = 3
 _SUSTAINED_OF = 5
@@ -101,8 +104,13 @@ class Block:
         return np.asarray((self.totals[:, LOST_J] <= 0) & (self.totals[:, STARTUP_S] <= 1e-9))
 
 
-def evaluate(intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit) -> Block:
-    """Gather what the device's engines did in ``intervals`` (each begins where one ends)."""
+def evaluate(
+    intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit, claimed: bool = False
+) -> Block:
+    """Gather what the device's engines did in ``intervals`` (each begins where one ends).
+
+    ``claimed``: as in ``Device``; then an excess is the engines' own.
+    """
     reach_ns = round((fit.window.delay_s + fit.window.width_s / 2) / _S)
     ahead_ns = round((fit.window.width_s / 2 - fit.window.delay_s) / _S)
     low_ns = intervals[0].start_ns - reach_ns - 1
@@ -135,7 +143,8 @@ def evaluate(intervals: Sequence[Interval], owners: Sequence[Owner], fit: Fit) -
         high=np.zeros(len(energy_j), dtype=bool),
         witness=np.zeros(len(energy_j), dtype=bool),
     )
-    _mark_excess(block)
+    if not claimed:
+        _mark_excess(block)
     repeats = (sight.alone >= 0) & (sight.alone == np.concatenate(([-1], sight.alone[:-1])))
     block.witness[:] = block.high & ~repeats
     return block
@@ -205,12 +214,13 @@ def remember(block: Block, past: Past, closed: int) -> Past:
 
 
 class Shares(NamedTuple):
-    """What a block hands out beside passes, in joules."""
+    """What a block hands out beside passes, in joules. ``rest_j``: what nothing else took."""
 
     idle_j: float
     startup_j: float
     lost_j: float
     foreign_j: float
+    rest_j: float
 
 
 def distribute(
@@ -245,34 +255,58 @@ def distribute(
         return np.asarray(seen(spans[:, 1])[:, 0] - seen(spans[:, 0])[:, 0])
 
     static_w = block.fit.coefficients[0].static_w
-    if len(load.t0):
-        _book(block, seen, device)
-        _book_resolution(block, per_joule, first_number, device)
+    strange = is_foreign[:closed] & priced
+    foreign_j = float((energy - foreseen)[strange].sum())
+    runs = _Runs.of(load, seen)
+    passes_j = runs.factor * block.priced.run_j + runs.gap_factor * block.priced.gap_j
     startup_j = float(factor_s(load.startup).sum()) * static_w
     outside_j = float(factor_s(load.outside).sum()) * static_w
     lost_w = block.priced.lost_j / np.maximum(np.diff(load.lost_spans)[:, 0], 1e-12)
     lost_j = float((factor_s(load.lost_spans) * lost_w).sum())
-    strange = is_foreign[:closed] & priced
+    # The two sides of the sum are the same integral; this takes what they differ by in rounding
+    # (steps of nanoseconds, beside ones of a billion tokens) out of what is handed out. Were it
+    # ever more than that, nobody would be charged more: the rest is unattributed.
+    handed_j = float(passes_j.sum()) + outside_j + lost_j
+    exact = (float(energy[priced].sum()) - foreign_j) / handed_j if handed_j > 0 else 1.0
+    exact = exact if abs(exact - 1.0) < _ROUNDED else min(exact, 1.0)
+    if len(load.t0):
+        _book(block, runs.scaled(exact), passes_j * exact, device)
+        _book_resolution(block, per_joule, first_number, device)
     unexplained = energy[~priced]
     starting = block.totals[:closed, STARTUP_S][~priced] / np.diff(edges)[~priced]
     unexplained_startup_j = float((unexplained * np.minimum(starting, 1.0)).sum())
-    return Shares(
-        idle_j=outside_j - startup_j + float(unexplained.sum()) - unexplained_startup_j,
-        startup_j=startup_j + unexplained_startup_j,
-        lost_j=lost_j,
-        foreign_j=float((energy - foreseen)[strange].sum()),
-    )
+    idle_j = (outside_j - startup_j) * exact + float(unexplained.sum()) - unexplained_startup_j
+    startup_j = startup_j * exact + unexplained_startup_j
+    lost_j *= exact
+    moved_j = float(energy.sum())
+    rest_j = moved_j - (float(passes_j.sum()) * exact + idle_j + startup_j + lost_j + foreign_j)
+    return Shares(idle_j, startup_j, lost_j, foreign_j, unless_rounding(rest_j, moved_j))
 
 
-def _book(block: Block, seen: Callable[[Array], Array], device: str) -> None:
-    """Put what the passes pay into their tables."""
+class _Runs(NamedTuple):
+    """What the intervals say of each run, (n,) each: its mean factor and its gap's; ``mean``: the
+    factor, presence and mix as they were seen."""
+
+    factor: Array
+    gap_factor: Array
+    mean: Array
+
+    @classmethod
+    def of(cls, load: Load, seen: Callable[[Array], Array]) -> _Runs:
+        at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
+        mean = (at_t1 - at_t0) / np.maximum(load.t1 - load.t0, 1e-12)[:, None]
+        gap_factor = (at_t0 - at_gap)[:, 0] / np.maximum(load.t0 - load.gap, 1e-12)
+        return cls(mean[:, 0], gap_factor, mean)
+
+    def scaled(self, by: float) -> _Runs:
+        return self._replace(factor=self.factor * by, gap_factor=self.gap_factor * by)
+
+
+def _book(block: Block, runs: _Runs, total_j: Array, device: str) -> None:
+    """Put what the passes pay, ``total_j`` in all, into their tables."""
     load, priced, fit = block.load, block.priced, block.fit
-    at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
-    mean = (at_t1 - at_t0) / np.maximum(load.t1 - load.t0, 1e-12)[:, None]
-    gap_factor = (at_t0 - at_gap)[:, 0] / np.maximum(load.t0 - load.gap, 1e-12)
-    factor = mean[:, 0]
+    factor, gap_factor, mean = runs
     gap_j = gap_factor * priced.gap_j
-    total_j = factor * priced.run_j + gap_j
     for share in load.shares:
         engine, rows, own = share.engine, share.rows, share.own
         mix = [_FIRST_MIX + column for column in columns_of(share.model)] + [-1]

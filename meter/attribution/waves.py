@@ -49,17 +49,4 @@ def _share(engine: EngineState, place: int, peers: Sequence[EngineState]) -> flo
         rows = peer.table.rows
         beside = np.minimum(rows[:, passes.T1_NS], t1) - np.maximum(rows[:, passes.GAP_NS], t0)
         weights.append(np.maximum(beside, 0) * passes.heads(rows))
-    total = sum(float(weight.sum()) for weight in weights)
-    table.booked[place] = 0.0
-    unowned_j = 0.0
-    for device in engine.info.devices:
-        booked = table.on_device(device)
-        energy_j, booked[place] = float(booked[place]), 0.0
-        if total <= 0:
-            unowned_j += energy_j
-            continue
-        for peer, weight in zip(peers, weights, strict=True):
-            part_j = energy_j * weight / total
-            peer.table.booked[:, passes.GAP_J] += part_j
-            peer.table.on_device(device)[:] += part_j
-    return unowned_j
+    return table.move(place, [(p.table, w) for p, w in zip(peers, weights, strict=True)])

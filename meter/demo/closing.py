@@ -118,8 +118,7 @@ def _by_parent(joules: Mapping[str, float], parents: Mapping[str, str]) -> dict[
 
 def sum_line(total: Sum, quality: str | None) -> str:
     """The line that a sceptic can check."""
-    said = figures.sum_line(total.measured_j, total.accounts_j, quality)
-    return f"{said}; residual {total.residual_j:.1e} J"
+    return figures.sum_line(total.measured_j, total.accounts_j, quality)
 
 
 def comparison_rows(comparison: Comparison) -> Iterable[tuple[str, str, str, str, str]]:

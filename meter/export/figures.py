@@ -74,25 +74,40 @@ def duration(seconds: float | None) -> str:
 def summands(
     total_j: float, terms_j: Sequence[float], unit: str = "J"
 ) -> tuple[str, list[str], str]:
-    """A total, its terms and their common unit, so rounded that a reader can add them up."""
-    scale = 1 / 3600 if unit == "kWh" else 1.0
+    """A total, its terms and their common unit, so rounded that a reader can add them up.
+
+    Where the terms are not all of the total, they do not add up to it, and a reader can see that.
+    """
+    scale, shown = 1 / 3600 if unit == "kWh" else 1.0, len(terms_j)
     size = abs(total_j * scale)
     # Kilojoules from a thousand of them on: with one decimal, smaller terms still show.
     enough = ((p, 1000 if p[0] > 1 else 100) for p in _PREFIXES)
     smallest = _PREFIXES[-1] if size else (1.0, "")
     factor, prefix = next((p for p, least in enough if size >= least * p[0]), smallest)
+    rest_j = total_j - sum(terms_j)
+    terms_j = terms_j if closes(total_j, rest_j) else [*terms_j, rest_j]
     tenths = [10 * joules * scale / factor for joules in terms_j]
     whole = [math.floor(value) for value in tenths]
     missing = round(10 * total_j * scale / factor) - sum(whole)
     largest = sorted(range(len(tenths)), key=lambda i: whole[i] - tenths[i])
     for i in largest[: max(0, missing)]:
         whole[i] += 1
-    said = [f"{value / 10:,.1f}" for value in whole]
+    said = [f"{value / 10:,.1f}" for value in whole[:shown]]
     return f"{sum(whole) / 10:,.1f}", said, prefix + ("Wh" if unit == "kWh" else "J")
 
 
+def closes(measured_j: float, residual_j: float) -> bool:
+    """Whether what is left of a sum is no more than a microjoule, or than floats round to."""
+    return abs(residual_j) < max(1e-6, 1e-10 * abs(measured_j))
+
+
 def sum_line(measured_j: float, accounts_j: Mapping[str, float], quality: str | None) -> str:
-    """``measured 12.5 J (simulated) = 8.0 attributed + 4.5 idle``: a sceptic can add it up."""
+    """``measured 12.5 J (simulated) = 8.0 attributed + 4.5 idle; residual 0.0e+00 J``: a sceptic
+    can add it up, and sees what is in no account."""
     total, terms, unit = summands(measured_j, list(accounts_j.values()))
     said = " + ".join(f"{term} {name}" for term, name in zip(terms, accounts_j, strict=True))
-    return f"measured {total} {unit} ({quality or 'quality unknown'}) = {said}"
+    residual_j = measured_j - sum(accounts_j.values())
+    return (
+        f"measured {total} {unit} ({quality or 'quality unknown'}) = {said}; "
+        f"residual {residual_j:.1e} J"
+    )

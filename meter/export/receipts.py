@@ -98,7 +98,7 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         prefill_j=sum(part.prefill_j for part in parts),
         decode_j=sum(part.decode_j for part in parts),
         recompute_j=sum(part.recompute_j for part in parts),
-        uncertainty_j=sum(part.uncertainty_j for part in parts),
+        uncertainty_j=sum_known(part.uncertainty_j for part in parts),
         quality=worst([part.quality for part in parts if part.quality is not None]),
         final=final,
         requests=tuple(name for part in parts for name in part.requests),

@@ -82,7 +82,8 @@ class CpuClaim:
         """Raises ``PowerError`` as the source does."""
         (device,) = self._source.open()
         self.totals = Claimed(device.quality, idle_w=self._idle_w)
-        return [replace(device, note="what the engine claims of the CPU by its processes' time")]
+        note = "what the engine claims of the CPU by its processes' time"
+        return [replace(device, note=note, claimed=True)]
 
     def read(self, device: str | None = None) -> Sequence[Reading]:
         """The claim so far; nothing where the last one is too near."""

@@ -47,7 +47,7 @@ class Ask(NamedTuple):
     prompt_tokens: int | None
     output_tokens: int | None
     energy_j: float
-    uncertainty_j: float
+    uncertainty_j: float | None
     seconds: float | None
     cost: float | None
     reason: str | None

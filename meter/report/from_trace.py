@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from meter.attribution import Attributor
 from meter.export.moments import ACCOUNTS as ORDER
-from meter.export.moments import moment
+from meter.export.moments import Drawn
 from meter.export.publisher import Publisher
 from meter.export.state import Health, State, coefficients
 from meter.model import Clock, DeviceState, Event, Reading, Receipt, Snapshot
@@ -50,6 +50,7 @@ class _Watcher:
         self.clock: Clock | None = None
         self.start_ns = self.end_ns = 0
         self._due_ns = 0
+        self._drawn = Drawn()
 
     @property
     def publisher(self) -> Publisher:
@@ -72,11 +73,18 @@ class _Watcher:
             self.publish(core.snapshot())
 
     def publish(self, snapshot: Snapshot) -> State:
-        if snapshot.settled_ns is not None:
-            now = moment(snapshot)
-            point = _Point(snapshot.settled_ns, now.accounts_j, now.running, now.output_tokens)
+        now = self._drawn.moment(snapshot)
+        if now.settled_ns is not None:
+            point = _Point(now.settled_ns, now.accounts_j, now.running, now.output_tokens)
             self.points.append(point)
         return self.publisher.publish(snapshot, [], Health())
+
+    def end(self) -> None:
+        """What one device was told of beyond the others is drawn, too."""
+        end = self._drawn.end()
+        if end is not None and self.points:
+            t_ns, accounts_j = end
+            self.points.append(self.points[-1]._replace(t_ns=t_ns, accounts_j=accounts_j))
 
     def utc_s(self, wall_utc_ns: object) -> float | None:
         """When the trace starts: by its first anchor, else as its first line says."""
@@ -91,6 +99,7 @@ def from_trace(path: Path, tariff: Tariff) -> Report:
     replayed = replay(path, Policy.SHAPLEY, CalibrationMode.ONLINE, watch=watcher.look)
     snapshot = replayed.snapshot
     state = watcher.publish(snapshot)
+    watcher.end()
     asks = tuple(_ask(receipt, watcher.publisher) for receipt in replayed.receipts)
     quality = snapshot.quality
     fidelities = sorted({str(receipt.fidelity) for receipt in replayed.receipts})

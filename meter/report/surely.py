@@ -25,6 +25,7 @@ _REASONS = {
     "dummy_steps": "steps of ranks without work",
     "meter_down": "time in which no meter was listening",
     "counter_silent": "time in which the counter was not read",
+    "no_payer": "joules that came to no other account: please report it",
 }
 MEANINGS = {
     "static_w": "drawn with a model loaded, doing nothing",
@@ -62,11 +63,15 @@ def surely(report: Report) -> str:
 
 def _doubts(asks: Sequence[Ask]) -> list[str]:
     """The relative doubt of requests: of half of them, of nine in ten, and of the largest ones."""
-    known = sorted(ask.uncertainty_j / ask.energy_j for ask in asks if ask.energy_j > 0)
-    if not known:
+    doubts = [
+        (ask.uncertainty_j, ask.energy_j)
+        for ask in asks
+        if ask.energy_j > 0 and ask.uncertainty_j is not None
+    ]
+    if not doubts:
         return []
-    whole_j = sum(ask.energy_j for ask in asks)
-    weighted = sum(ask.uncertainty_j for ask in asks) / whole_j
+    known = sorted(doubt_j / energy_j for doubt_j, energy_j in doubts)
+    weighted = sum(doubt_j for doubt_j, _ in doubts) / sum(energy_j for _, energy_j in doubts)
     half, most = known[len(known) // 2], known[min(len(known) - 1, int(0.9 * len(known)))]
     return [
         f"One standard deviation of the split between requests: ± {percent(half, 1)} for half of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from meter.export.figures import count, duration, energy, money, percent, quantity
+from meter.export.figures import closes, count, duration, energy, money, percent, quantity
 from meter.report import charts
 from meter.report.figures import OTHERS, Ask, Line, Report
 from meter.report.table import row, table
@@ -58,6 +58,10 @@ def _beside(report: Report) -> Iterator[str]:
             cost = money(amount, report.currency) if amount is not None else ""
             share = percent(joules[name], report.measured_j)
             yield row((name, "", "", "", "", energy(joules[name]), share, "", cost), "other")
+    if not closes(report.measured_j, report.residual_j):
+        share = percent(report.residual_j, report.measured_j)
+        said = energy(report.residual_j)
+        yield row(("in no account", "", "", "", "", said, share, "", ""), "other")
 
 
 def _whole(report: Report) -> str:
@@ -102,7 +106,7 @@ def _ask(ask: Ask, currency: str) -> str:
             count(ask.prompt_tokens),
             count(ask.output_tokens),
             energy(ask.energy_j),
-            f"± {percent(ask.uncertainty_j, ask.energy_j)}",
+            "–" if ask.uncertainty_j is None else f"± {percent(ask.uncertainty_j, ask.energy_j)}",
             money(ask.cost, currency),
             duration(ask.seconds),
             ask.reason or "–",

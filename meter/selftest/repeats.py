@@ -62,7 +62,8 @@ def repeats(
         return None
     offs = np.concatenate([_offs([r.energy_j for r in group]) for group in often])
     spread = float(_FROM_MAD * np.median(np.abs(offs)))
-    doubts = [r.uncertainty_j / r.energy_j for group in often for r in group]
+    receipts = [receipt for group in often for receipt in group]
+    doubts = [r.uncertainty_j / r.energy_j for r in receipts if r.uncertainty_j is not None]
     return Repeats(
         groups=len(often),
         requests=len(offs),

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from meter.export.figures import TERMS, count, duration, energy, number, quantity, summands
+from meter.export.figures import TERMS, closes, count, duration, energy, number, quantity, summands
 from meter.top.feed import Heard
 from meter.top.graph import COLOURS, area, bar, columns, spark
 from meter.top.requests import requests
@@ -217,8 +217,10 @@ def _sum(summary: Mapping[str, Any], view: View, width: int) -> list[Text]:
         if len(lines[-1]) + len(piece) > width - 4:
             lines.append(Text(" " * indent))
         lines[-1].append_text(piece)
-    holds = abs(summary["conservation_error_j"]) < 1e-6
-    lines[-1].append(" ✓" if holds else " ✗", style="bold green" if holds else "bold red")
+    residual_j = summary["conservation_error_j"]
+    holds = closes(measured_j, residual_j)
+    said = " ✓" if holds else f" ✗ residual {energy(residual_j, view.unit)}"
+    lines[-1].append(said, style="bold green" if holds else "bold red")
     whole = max(measured_j, 1e-12)
     shares = [(name, summary[f"{name}_j"] / whole) for name in _ACCOUNTS]
     key = Text(" ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 COUNTER_S = 1.3
 #: The same for the accounts, which move with the counters' ticks.
 SETTLED_S = 0.9
+#: What grew while the stream said nothing for so long is drawn at its end alone.
+HOLE_S = 3.0
 KEPT_S = 300.0
 STACK = ("prefill", "decode", "recompute", "startup", "idle", "unattributed")
 
@@ -29,6 +32,14 @@ class Flow(NamedTuple):
 
     t_s: float
     watts: tuple[float, ...]
+
+
+def _spread(from_s: float, until_s: float) -> list[float]:
+    """Where to draw a mean power that held between two times: where much settled at once, all
+    along."""
+    count = max(1, int((until_s - from_s) / SETTLED_S))
+    step_s = (until_s - from_s) / count
+    return [from_s + (i + 0.5) * step_s for i in range(count)]
 
 
 class Series:
@@ -60,7 +71,7 @@ class Series:
 
     def _flow(self, moment: Moment, accounts: Sequence[str]) -> None:
         until_s = moment.settled_s
-        if until_s is None or (self.flows and until_s - SETTLED_S / 2 <= self.flows[-1].t_s):
+        if until_s is None:
             return
         before = next(
             (
@@ -78,7 +89,10 @@ class Series:
             for i, name in enumerate(accounts)
         }
         watts = tuple(grown.get(name, 0.0) for name in STACK)
-        self.flows.append(Flow(until_s - SETTLED_S / 2, watts))
+        last_s = self.flows[-1].t_s if self.flows else -math.inf
+        unseen = moment.t_s - before.t_s > HOLE_S
+        times_s = (until_s - SETTLED_S / 2,) if unseen else _spread(before.settled_s, until_s)
+        self.flows += [Flow(t_s, watts) for t_s in times_s if t_s > last_s]
 
     def power_w(self) -> list[float] | None:
         """What each device draws now, by its counter; ``None`` while it is too early to say."""

@@ -25,6 +25,7 @@ def device_facts(device: Device) -> dict[str, Any]:
         mem_bandwidth=device.mem_bandwidth,
         power_limit_w=device.power_limit_w,
         refresh_s=device.refresh_s,
+        claimed=device.claimed or None,
     )
 
 
@@ -40,6 +41,7 @@ def device_of(id: str, facts: fields.Line) -> Device:
             mem_bandwidth=fields.amount(facts, "mem_bandwidth"),
             power_limit_w=fields.amount(facts, "power_limit_w"),
             refresh_s=fields.amount(facts, "refresh_s"),
+            claimed=fields.flag(facts, "claimed"),
         )
     except LineError as error:
         raise LineError(f"device {shown(id)}: {error}") from None

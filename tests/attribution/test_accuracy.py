@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -123,10 +124,8 @@ def test_doubt_covers_the_error(scene: Scene, finished: dict[str, float]) -> Non
     assert sum(score <= 3 for score in scores) / len(scores) > 0.95
 
 
-def test_a_stranger_is_not_charged_to_requests() -> None:
-    """A sustained foreign load is unattributed, and requests keep their joules."""
-    scene = Scene(seed=2, seconds=60.0)
-    extra_w, start, end = 200.0, 35.0, 45.0
+def with_extra(scene: Scene, extra_w: float, start: float, end: float) -> list[Event]:
+    """The scene's events; its counter moves by so much more between two times (s)."""
     events: list[Event] = []
     for event in scene.events:
         if isinstance(event, Reading) and event.energy_uj is not None:
@@ -136,11 +135,29 @@ def test_a_stranger_is_not_charged_to_requests() -> None:
             events.append(Reading(event.device, event.t_ns, energy_uj))
         else:
             events.append(event)
-    events = _held(events)
+    return _held(events)
+
+
+def test_a_stranger_is_not_charged_to_requests() -> None:
+    """A sustained foreign load is unattributed, and requests keep their joules."""
+    extra_w, start, end = 200.0, 35.0, 45.0
+    events = with_extra(Scene(seed=2, seconds=60.0), extra_w, start, end)
     replayed = replay_trace(Trace((GPU,), (ENGINE,), events), calibration=CalibrationMode.ONLINE)
     foreign_j = replayed.snapshot.unattributed["foreign_load"]
     assert foreign_j == pytest.approx(extra_w * (end - start), rel=0.15)
     assert abs(replayed.snapshot.conservation_error_j) < 1e-9 * replayed.snapshot.measured_j
+
+
+def test_what_the_engine_itself_claims_is_no_strangers() -> None:
+    """On a device whose joules are its engine's claim an excess is the requests' that ran then."""
+    scene = Scene(seed=2, seconds=60.0)
+    events = with_extra(scene, 200.0, 35.0, 45.0)
+    claim = replace(GPU, boundary="host", claimed=True)
+    for mode in CalibrationMode:
+        s = replay_trace(Trace((claim,), (ENGINE,), events), calibration=mode).snapshot
+        assert "foreign_load" not in s.unattributed
+        usual_j = sum(scene.truth_j.values())
+        assert s.attributed_j == pytest.approx(usual_j + 200.0 * 10, rel=0.05)
 
 
 def _held(events: list[Event]) -> list[Event]:

@@ -4,6 +4,7 @@ import pytest
 
 from meter.export.figures import (
     UNKNOWN,
+    closes,
     count,
     duration,
     energy,
@@ -79,9 +80,28 @@ def test_the_sum_adds_up_as_it_is_written():
 def test_the_line_names_the_quality_and_every_account():
     """In one unit; nothing is nothing, at any quality."""
     assert sum_line(12.5, {"attributed": 8.0, "idle": 4.5}, "simulated") == (
-        "measured 12,500.0 mJ (simulated) = 8,000.0 attributed + 4,500.0 idle"
+        "measured 12,500.0 mJ (simulated) = 8,000.0 attributed + 4,500.0 idle; residual 0.0e+00 J"
     )
     assert sum_line(2e6, {"idle": 2e6}, None) == (
-        "measured 2,000.0 kJ (quality unknown) = 2,000.0 idle"
+        "measured 2,000.0 kJ (quality unknown) = 2,000.0 idle; residual 0.0e+00 J"
     )
-    assert sum_line(0.0, {"idle": 0.0}, "measured") == "measured 0.0 J (measured) = 0.0 idle"
+    assert sum_line(0.0, {"idle": 0.0}, "measured") == (
+        "measured 0.0 J (measured) = 0.0 idle; residual 0.0e+00 J"
+    )
+
+
+def test_what_is_said_to_be_measured_is_what_was_measured():
+    """Where joules are in no account the total is not the terms' sum, and the rest is said."""
+    line = sum_line(5996.0, {"attributed": 5376.9, "idle": 87.6}, "measured")
+    assert line == (
+        "measured 5,996.0 J (measured) = 5,376.9 attributed + 87.6 idle; residual 5.3e+02 J"
+    )
+    total, terms, _ = summands(100.0, [120.0, 10.0])
+    assert (total, terms) == ("100.0", ["120.0", "10.0"])
+
+
+@pytest.mark.parametrize("measured_j", [1.0, 1e4, 1e10])
+def test_a_sum_closes_to_a_microjoule_and_what_floats_round_to(measured_j):
+    """After months of metering the last digits of a float are more than a microjoule."""
+    assert closes(measured_j, measured_j * 1e-13)
+    assert not closes(measured_j, max(2e-6, measured_j * 1e-9))

@@ -280,3 +280,9 @@ def test_beside_gpus_the_cpu_is_another_boundary(library: str, card: Card, tmp_p
     assert {reading.device for reading in readings} == {"GPU-aaaa-0", "cpu"}
     last = [reading for reading in readings if reading.device == "cpu"][-1]
     assert last.energy_uj == totals.claimed_uj
+
+
+def test_a_claim_is_nobody_elses() -> None:
+    """The core may not find a stranger among joules that are the engine's by what they are."""
+    (device,) = Host().claim.open()
+    assert device.claimed

@@ -112,7 +112,10 @@ def test_a_reader_can_add_up_the_sum():
     said = re.search(r"([\d,.]+) kJ measured = (.*?) ✓ to a microjoule", text)
     terms = [float(n.replace(",", "")) for n in re.findall(r"[\d,]+\.\d", said[2])]
     assert sum(terms) == pytest.approx(float(said[1].replace(",", "")), abs=1e-9)
-    assert "✗" in check(make_report(residual_j=5000.0))
+    broken = check(make_report(residual_j=5000.0))
+    assert "✗" in broken
+    assert re.search(r"in no account ?5.000 kJ", broken)
+    assert "in no account" not in text
 
 
 def test_how_sure_is_said():

@@ -30,7 +30,7 @@ def test_the_last_line_adds_up():
     )
     assert last_line(State(snapshot, Tariff("EUR"))) == (
         "joulemeter: measured 1,000.0 J (estimated) = 800.0 attributed + 200.0 idle + 0.0 startup "
-        "+ 0.0 unattributed + 0.0 pending; 2 requests"
+        "+ 0.0 unattributed + 0.0 pending; residual 0.0e+00 J; 2 requests"
     )
 
 

@@ -59,10 +59,10 @@ def test_the_sum_can_be_added_up(unit, width):
 
 
 def test_a_broken_sum_is_seen():
-    """A cross, where a microjoule is missing."""
+    """A cross, and how much is missing."""
     said = message()
-    said["summary"]["conservation_error_j"] = 2e-6
-    assert any("✗" in line for line in lines(Heard(said, 100.0, Series())))
+    said["summary"]["conservation_error_j"] = 2e-3
+    assert any("✗ residual 2.000 mJ" in line for line in lines(Heard(said, 100.0, Series())))
 
 
 @pytest.mark.parametrize(

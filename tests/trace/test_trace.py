@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,14 @@ def test_a_layout_says_what_it_knows(tmp_path: Path) -> None:
     (engine,) = read_trace(put(tmp_path / "t.jsonl", meta)).engines
     assert engine.layout == Layout(2, 1, 1, 1)
     assert engine.experts is None
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_claim_is_known_again(tmp_path: Path, claimed: bool) -> None:
+    """Whether a device's joules are its engines' alone decides who pays: a replay knows it too."""
+    device = replace(DEVICE, claimed=claimed)
+    TraceWriter(tmp_path / "t.jsonl", (device,)).close()
+    assert read_trace(tmp_path / "t.jsonl").devices == (device,)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -164,7 +164,7 @@ function theSum(s) {
   }
   ACCOUNTS.forEach((name, i) => { bar.children[i].style.width = `${100 * Math.max(0, s[`${name}_j`]) / whole}%`; });
   const parts = ["attributed", "idle", "startup", "unattributed", "pending"];
-  const error = Math.abs(s.conservation_error_j), good = error < 1e-6;
+  const error = Math.abs(s.conservation_error_j), good = error < Math.max(1e-6, 1e-10 * s.measured_j);
   const told = summands(s.measured_j, parts.map(name => s[`${name}_j`]));
   const line = [term(`${told.total} ${told.unit}`, "measured")];
   parts.forEach((name, i) => line.push(piece(i ? "+" : "=", "op"), term(told.terms[i], name)));

@@ -77,11 +77,15 @@ export class Series {
     const before = this.moments.findLast(m => m.settled !== null && m.settled <= moment.settled - SMOOTH_S);
     if (!before) return;
     const over = moment.settled - before.settled;
-    const t = moment.settled - SMOOTH_S / 2;
-    if (this.flows.length && t <= this.flows.at(-1).t) return;
     const watts = Object.fromEntries(STACK.map(name =>
       [name, Math.max(0, (moment.joules[name] - before.joules[name]) / over)]));
-    this.flows.push({ t, watts, long: over > HOLE_S });
+    // Where much settled at once its mean power is drawn all along; not where nothing was heard.
+    const long = moment.t - before.t > HOLE_S, last = this.flows.at(-1)?.t ?? -Infinity;
+    const count = long ? 1 : Math.max(1, Math.floor(over / SMOOTH_S)), step = over / count;
+    for (let i = 0; i < count; i++) {
+      const t = long ? moment.settled - SMOOTH_S / 2 : before.settled + (i + 0.5) * step;
+      if (t > last) this.flows.push({ t, watts, long });
+    }
   }
 
   /** Output tokens a second over the last few seconds; null where nothing is known. */

@@ -51,19 +51,22 @@ export function seconds(value) {
   return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
 }
 
-/** Terms of a sum and their total, in one unit and so rounded that a reader can add them up. */
+/** Terms of a sum and their total, in one unit and so rounded that a reader can add them up.
+    Where they are not all of the total they do not add up to it, and a reader can see that. */
 export function summands(total, terms) {
   const value = joules => units.wh ? joules / 3600 : joules;
   const [factor, prefix] = PREFIXES.find(([least]) =>
     Math.abs(value(total)) >= least * (least > 1 ? 1000 : 100)) ?? PREFIXES.at(-1);
-  const tenths = terms.map(joules => 10 * value(joules) / factor);
+  const rest = total - terms.reduce((a, b) => a + b, 0);
+  const all = Math.abs(rest) < Math.max(1e-6, 1e-10 * Math.abs(total)) ? terms : [...terms, rest];
+  const tenths = all.map(joules => 10 * value(joules) / factor);
   const floors = tenths.map(Math.floor);
   let missing = Math.round(10 * value(total) / factor) - floors.reduce((a, b) => a + b, 0);
   const order = tenths.map((exact, i) => [exact - floors[i], i]).sort((a, b) => b[0] - a[0]);
   for (const [, i] of order) if (missing-- > 0) floors[i] += 1;
   const unit = prefix + (units.wh ? "Wh" : "J");
   const write = n => `${digits[1].format(n / 10)}`;
-  return { unit, total: write(floors.reduce((a, b) => a + b, 0)), terms: floors.map(write) };
+  return { unit, total: write(floors.reduce((a, b) => a + b, 0)), terms: floors.slice(0, terms.length).map(write) };
 }
 
 /** Money that is often millionths: µ and m before the currency. */
