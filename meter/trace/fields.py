@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from hashlib import blake2s
 from typing import Any
@@ -153,20 +153,20 @@ def as_text(value: Any, name: str) -> str:
     raise LineError(f"{name} {shown(value)} holds a control character ({shown(odd[0])})")
 
 
-def clean(value: str) -> str:
-    """``value`` as it may stand in a trace, the same for the same text.
+def clean(value: str, most: int = TEXT_MAX) -> str:
+    """``value`` as it may stand in a trace, in at most so many characters; the same for the same.
 
     For names that a client chooses (an id in a request): to refuse one would refuse what it is in,
     the steps of others too. What ``as_text`` refuses is written as ``\\uXXXX``; the end of a text
     that is too long gives way to a digest of the whole.
     """
-    if len(value) <= TEXT_MAX and (value.isprintable() or not _ODD.search(value)):
+    if len(value) <= most and (value.isprintable() or not _ODD.search(value)):
         return value
     text = _ODD.sub(lambda odd: f"\\u{ord(odd[0]):04x}", value)
-    if len(text) <= TEXT_MAX:
+    if len(text) <= most:
         return text
     digest = blake2s(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    return f"{text[: TEXT_MAX - 2 * _DIGEST_BYTES - 1]}…{digest}"
+    return f"{text[: most - 2 * _DIGEST_BYTES - 1]}…{digest}"
 
 
 def span(t0_ns: int, t1_ns: int) -> None:
@@ -180,17 +180,17 @@ def span(t0_ns: int, t1_ns: int) -> None:
         )
 
 
-def together(work: Iterable[Work], name: str) -> None:
+def together(work: Collection[Work], name: str) -> None:
     """Raises ``LineError`` where these rows cannot be one step's."""
-    rows = list(work)
-    repeated = twice(rows)
-    if repeated is not None:
-        raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")
-    if sum(row.tokens for row in rows) > TOKENS_MAX:
+    if len({row[0] for row in work}) < len(work):
+        repeated = _twice(work)
+        if repeated is not None:
+            raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")
+    if sum([row[1] for row in work]) > TOKENS_MAX:
         raise LineError(f"{name} has more than {TOKENS_MAX} tokens: no step computes so many")
 
 
-def twice(work: Iterable[Work]) -> str | None:
+def _twice(work: Iterable[Work]) -> str | None:
     """A request with two rows, if any. Its encoder's work may stand beside its tokens."""
     seen: set[tuple[str, bool]] = set()
     for row in work:

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,8 +53,9 @@ def listener(tmp_path: Path, heard: Heard) -> Iterator[Listener]:
 def test_events_arrive_in_order(listener: Listener, heard: Heard) -> None:
     sender = Sender(str(listener.path))
     sender.hello({"engine": "0", "model": "m"})
-    sender.opened(1, "r")
-    sender.step(0, 2, 3, [("r", 4, 0, "p")])
+    now_ns = time.monotonic_ns()
+    sender.opened(now_ns, "r")
+    sender.step(0, now_ns, now_ns + 1, [("r", 4, 0, "p")])
     sender.close()
     kinds = [type(heard.next()) for _ in range(4)]
     assert kinds == [EngineEvent, RequestOpened, Step, EngineEvent]
@@ -67,9 +69,10 @@ def test_stopping_takes_what_has_arrived(tmp_path: Path, heard: Heard) -> None:
     listener.start()
     sender = Sender(str(tmp_path / "s"))
     sender.hello({"engine": "0"})
-    sender.step(0, 0, 1, [])
+    now_ns = time.monotonic_ns()
+    sender.step(0, now_ns, now_ns + 1, [])
     for seq in range(1, 9):
-        sender.step(seq, seq, seq + 1, [], same=True)
+        sender.step(seq, now_ns + seq, now_ns + seq + 1, [], same=True)
         sender.flush()
     listener.stop()
     listener.stop()
