@@ -6,9 +6,9 @@ The wire is described there. One ``Decoder`` serves many engines: every datagram
 
 **Input is not trusted.** A field may hold what it may hold in a trace (``meter.trace.fields``), and
 no time is ahead of now. A record that is not so costs itself, is counted, and never raises. Texts
-that clients choose are made clean instead, since a step names many. A step of long ago is refused;
-a request's or an engine's beginning or end is not, but counts as an hour old at most: nobody would
-tell it again. A step that is refused shows as a gap before the next one.
+that clients choose are made clean instead, since a step names many. A step of long ago is refused,
+and shows as a gap before the next one. A beginning or an end of long ago is not, but counts as an
+hour old at most, and an end ahead of now, though counted as bad, is one: it is told but once.
 
 **Who speaks.** A source is its name and the process that wrote, as the kernel says: nobody else can
 go on in its name, or end it, but a process that it has forked. A source that was taken for gone
@@ -518,7 +518,7 @@ class Decoder:
             case ["H", t, event, dict(facts)] if event in _STATES:
                 yield from self._greet(source, self._time(t, "t"), event, facts)
             case ["E", t, "down"]:
-                t_ns = self._time(t, "t")
+                t_ns = self._end_time(source, t)
                 self._forget(source)
                 yield EngineEvent(source.label, t_ns, "down", source.epoch)
             case _:
@@ -586,7 +586,7 @@ class Decoder:
             reason = OTHER
         names = ("prompt_tokens", "cached_tokens", "completion_tokens")
         prompt, cached, completion = map(_count_or_none, tokens, names)
-        t_ns = self._time(t, "t")
+        t_ns = self._end_time(source, t)
         if source.open.pop(request, None) is not None:
             self._open -= 1
         source.closed[request] = None
@@ -663,6 +663,16 @@ class Decoder:
         if t_ns > self._latest_ns():
             raise LineError(f"{name} is {self._off_s(t_ns)} s ahead of now: {_ONE_CLOCK}")
         return max(t_ns, self._earliest_ns())
+
+    def _end_time(self, source: Source, value: Any) -> int:
+        """The time of an end: what cannot be is now."""
+        try:
+            return self._time(value, "t")
+        except LineError as error:
+            if type(value) is not int:
+                raise
+            self._bad("record", error, source.peer, engine=source.label)
+            return max(self._now_ns, source.heard_ns)
 
     def _off_s(self, t_ns: int) -> str:
         return f"{abs(t_ns - self._now_ns) / 1e9:.3g}"
