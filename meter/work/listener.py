@@ -167,9 +167,10 @@ class Listener:
         with contextlib.suppress(BlockingIOError):
             for _ in range(_AT_ONCE):
                 count, ancillary, _, _ = listening.recvmsg_into([view], ANCILLARY_BYTES)
-                self._guard(partial(self._take, view[:count], peer_of(ancillary)))
+                self._guard(partial(self.take, view[:count], peer_of(ancillary)))
 
-    def _take(self, data: memoryview, peer: Peer | None) -> None:
+    def take(self, data: bytes | memoryview, peer: Peer | None) -> None:
+        """One datagram and who wrote it; the thread calls this."""
         self.last_ns = time.monotonic_ns()
         if peer is not None and not self._may_speak(peer):
             counters = self._decoder.counters

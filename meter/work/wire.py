@@ -211,7 +211,7 @@ class Source:
 
     @property
     def key(self) -> _Key:
-        return (self.pid, self.name)
+        return _key(self.name, self.peer)
 
     @property
     def pid(self) -> int | None:
@@ -223,7 +223,14 @@ class Source:
         return None if self.pid is None else lives(self.pid, self.began)
 
 
-_Key = tuple[int | None, str]
+#: A name, and its process; of a process that is not visible here, the user.
+_Key = tuple[str, int | None, int | None]
+
+
+def _key(name: str, peer: Peer | None) -> _Key:
+    if peer is None:
+        return (name, None, None)
+    return (name, None, peer.uid) if peer.pid is None else (name, peer.pid, None)
 
 
 @dataclass(slots=True)
@@ -353,7 +360,7 @@ class Decoder:
         self, name: str, peer: Peer | None, records: list[Any], events: list[Event]
     ) -> Source | None:
         """The source of a datagram: known, new, or back; ``None`` where nobody knows it."""
-        key = (peer.pid if peer is not None else None, name)
+        key = _key(name, peer)
         source = self._sources.get(key) or self._of_kin(name, peer)
         if source is not None:
             return source
