@@ -77,12 +77,8 @@ def lives(pid: int, since: str | None) -> bool:
     return True
 
 
-def are_kin(one: int, other: int) -> bool:
-    """Whether one of two processes comes of the other, by ``fork``."""
-    return _comes_of(one, other) or _comes_of(other, one)
-
-
-def _comes_of(pid: int, ancestor: int) -> bool:
+def comes_of(pid: int, ancestor: int) -> bool:
+    """Whether the process ``pid`` comes of ``ancestor``, by ``fork``."""
     for _ in range(_GENERATIONS):
         stat = _stat(pid)
         if stat is None or stat.parent <= 1:

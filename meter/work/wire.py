@@ -45,7 +45,7 @@ from meter.model import (
 )
 from meter.trace import fields
 from meter.trace.errors import LineError, shown
-from meter.work.peer import Peer, are_kin, began, lives
+from meter.work.peer import Peer, began, comes_of, lives
 from meter.work.refusals import Refusals
 
 VERSION = "jm1"
@@ -187,8 +187,9 @@ class Source:
     """One life of one engine, as far as it is known.
 
     ``peer``: who speaks for it, ``None`` where the kernel does not say; ``began``: since when that
-    process runs; ``heard_ns``: when it last said something. ``open``: its requests that have not
-    ended, as they were told, and in which hello's time; ``None`` where only a step named them.
+    process runs; ``first_pid``: which process said the hello, and may have forked; ``heard_ns``:
+    when it last said something. ``open``: its requests that have not ended, as they were told, and
+    in which hello's time; ``None`` where only a step named them.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Source:
     epoch: int
     peer: Peer | None = None
     began: str | None = None
+    first_pid: int | None = None
     heard_ns: int = 0
     state: str = "up"
     hellos: int = 0
@@ -374,14 +376,15 @@ class Decoder:
         return self._return(key, events)
 
     def _of_kin(self, name: str, peer: Peer | None) -> Source | None:
-        """The source of that name, where a process that it has forked goes on in its place."""
+        """The source of that name, where a process that said its hello has forked this one, or is
+        this one."""
         if peer is None or peer.pid is None:
             return None
         for source in self._sources.values():
-            theirs = source.peer
-            if source.name != name or theirs is None or theirs.uid != peer.uid:
+            theirs, first = source.peer, source.first_pid
+            if source.name != name or theirs is None or theirs.uid != peer.uid or first is None:
                 continue
-            if theirs.pid is None or not are_kin(theirs.pid, peer.pid):
+            if peer.pid != first and not comes_of(peer.pid, first):
                 continue
             del self._sources[source.key]
             source.peer, source.began = peer, began(peer.pid)
@@ -402,8 +405,8 @@ class Decoder:
         found = self._place(hello.engine, peer, t_ns, events)
         if found is None:
             return None
-        since = began(peer.pid) if peer is not None else None
-        source = Source(name, hello, *found, peer=peer, began=since, heard_ns=self._now_ns)
+        pid = peer.pid if peer is not None else None
+        source = Source(name, hello, *found, peer, began(pid), pid, self._now_ns)
         self._parted.pop(source.key, None)
         self._enter(source)
         return source

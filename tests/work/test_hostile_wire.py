@@ -293,6 +293,13 @@ def test_gone_is_undone_by_the_next_word() -> None:
     assert (counters.gone, counters.back, counters.stray) == (1, 1, 0)
 
 
+def test_who_has_started_an_engine_does_not_speak_for_it() -> None:
+    """Nor does any other process above it: a shell, a launcher, the meter's own starter."""
+    scene = Scene()
+    assert scene.say(["E", NOW, "down"], peer=Peer(os.getppid(), ME.uid)) == []
+    assert scene.labels == ["0"]
+
+
 def test_nobody_else_of_another_user_speaks_for_one_that_is_hidden() -> None:
     """Of the processes of one user in other namespaces the kernel tells no more."""
     scene = Scene(peer=HIDDEN)
