@@ -9,6 +9,7 @@ no time is ahead of now. A record that is not so costs itself, is counted, and n
 that clients choose are made clean instead, since a step names many. A step of long ago is refused,
 and shows as a gap before the next one. A beginning or an end of long ago is not, but counts as an
 hour old at most, and an end ahead of now, though counted as bad, is one: it is told but once.
+Nothing of an engine comes before it is met: the core would not know whose devices it uses.
 
 **Who speaks.** A source is its name and the process that wrote, as the kernel says: nobody else can
 go on in its name, or end it, but a process that it has forked. A source that was taken for gone
@@ -188,8 +189,9 @@ class Source:
 
     ``peer``: who speaks for it, ``None`` where the kernel does not say; ``began``: since when that
     process runs; ``first_pid``: which process said the hello, and may have forked; ``heard_ns``:
-    when it last said something. ``open``: its requests that have not ended, as they were told, and
-    in which hello's time; ``None`` where only a step named them.
+    when it last said something; ``since_ns``: nothing of it is older. ``open``: its requests that
+    have not ended, as they were told, and in which hello's time; ``None`` where only a step named
+    them.
     """
 
     name: str
@@ -200,6 +202,7 @@ class Source:
     began: str | None = None
     first_pid: int | None = None
     heard_ns: int = 0
+    since_ns: int = 0
     state: str = "up"
     hellos: int = 0
     number: int | None = None
@@ -406,7 +409,7 @@ class Decoder:
         if found is None:
             return None
         pid = peer.pid if peer is not None else None
-        source = Source(name, hello, *found, peer, began(pid), pid, self._now_ns)
+        source = Source(name, hello, *found, peer, began(pid), pid, self._now_ns, t_ns)
         self._parted.pop(source.key, None)
         self._enter(source)
         return source
@@ -496,18 +499,16 @@ class Decoder:
 
     # --- what is said
 
-    def _join(self, source: Source, t_ns: int) -> Iterator[Event]:
+    def _join(self, source: Source) -> Iterator[Event]:
         """Take up an engine in mid-life: what it did while it could not be heard is a gap."""
-        hello = source.hello
-        if not hello.next_seq:
-            return
-        source.seq = hello.next_seq - 1
-        source.unheard_ns = t_ns if self._since_ns is None else min(self._since_ns, t_ns)
-        missed = min(hello.missed_steps or 0, hello.next_seq)
+        hello, since_ns = source.hello, source.since_ns
+        source.seq = (hello.next_seq or 0) - 1
+        source.unheard_ns = since_ns
+        missed = min(hello.missed_steps or 0, source.seq + 1)
         self.counters.lost_steps += missed
         if missed and hello.open_requests:
-            first, last = hello.next_seq - missed, hello.next_seq - 1
-            yield Gap(source.label, source.unheard_ns, source.epoch, first, last)
+            first, last = source.seq + 1 - missed, source.seq
+            yield Gap(source.label, since_ns, source.epoch, first, last)
 
     def _record(self, source: Source, record: Any) -> Iterator[Event]:
         match record:
@@ -522,7 +523,7 @@ class Decoder:
             case ["P", seq, rows]:
                 self._parts(source, seq, rows)
             case ["D", seq, t0, t1]:
-                times = self._span(t0, t1)
+                times = self._span(source, t0, t1)
                 seq = fields.as_whole(seq, "seq")
                 yield Step(source.label, source.epoch, seq, *times, (), dummy=True)
             case ["H", t, event, dict(facts)] if event in _STATES:
@@ -542,9 +543,12 @@ class Decoder:
         if source.state != "ready":  # an engine starts once in a life
             source.state = event
         info = source.hello.info(source.label, self._devices(source.hello))
+        joins = source.seq is None and bool(source.hello.next_seq)
+        if joins and self._since_ns is not None:
+            t_ns = source.since_ns = min(self._since_ns, t_ns)
         yield EngineEvent(source.label, t_ns, source.state, source.epoch, info)
-        if source.seq is None:
-            yield from self._join(source, t_ns)
+        if joins:
+            yield from self._join(source)
 
     def _hello(self, name: str, facts: Mapping[str, object], peer: Peer | None) -> Hello:
         hello = read_hello(name, facts)
@@ -576,7 +580,7 @@ class Decoder:
         opened = RequestOpened(
             engine=source.label,
             request=request,
-            t_ns=max(t_ns, since_ns),
+            t_ns=max(t_ns, source.since_ns),
             model=model,
             tenant=tenant,
             parent=_text_or_none(parent),
@@ -640,7 +644,7 @@ class Decoder:
             fields.together(work, "work")
         same = drop is not None
         dropped = tuple(map(_text, drop)) if drop else ()
-        times = self._span(t0, t1)
+        times = self._span(source, t0, t1)
         if source.seq is not None and seq <= source.seq:
             raise LineError(f"seq {seq} of engine {shown(source.label)} came before")
         for request, *_ in work:
@@ -677,7 +681,7 @@ class Decoder:
     def _end_time(self, source: Source, value: Any) -> int:
         """The time of an end: what cannot be is now."""
         try:
-            return self._time(value, "t")
+            return max(self._time(value, "t"), source.since_ns)
         except LineError as error:
             if type(value) is not int:
                 raise
@@ -687,10 +691,12 @@ class Decoder:
     def _off_s(self, t_ns: int) -> str:
         return f"{abs(t_ns - self._now_ns) / 1e9:.3g}"
 
-    def _span(self, t0: Any, t1: Any) -> tuple[int, int]:
+    def _span(self, source: Source, t0: Any, t1: Any) -> tuple[int, int]:
         t0_ns = fields.as_whole(t0, "t0", most=2**63 - 1)
         t1_ns = fields.as_whole(t1, "t1", most=2**63 - 1)
         self._time(t1_ns, "t1")
+        if self._clock is not None and t1_ns < source.since_ns - _AHEAD_NS:
+            raise LineError(f"t1 is before the engine's hello: {_ONE_CLOCK}")
         if t1_ns < self._earliest_ns():
             raise LineError(f"t1 is {self._off_s(t1_ns)} s ago: {_ONE_CLOCK}")
         fields.span(t0_ns, t1_ns)

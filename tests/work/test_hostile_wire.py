@@ -210,6 +210,18 @@ def test_a_step_whose_rows_were_refused_is_lost() -> None:
     assert scene.say(step(2, ["a", 1, 2, "d"]))[0] == Gap("0", NOW, 0, 1, 1)
 
 
+def test_nothing_of_an_engine_comes_before_it_is_met() -> None:
+    """In order of time: the core takes an engine that nobody has announced for every device's."""
+    scene = Scene()
+    scene.now_ns = NOW + 10 * S
+    opened, closed = ["O", 0, "a", None, None, None, None], ["C", 0, "a", None, None, None, None]
+    events = scene.say(opened, closed, step(0, t1_ns=NOW - S), ["D", 0, NOW - S, NOW - S])
+    assert [event.t_ns for event in events] == [NOW, NOW]
+    assert scene.refused == {"record": 2}
+    events = scene.say(hello(NOW + S, next_seq=5), opened, source="t", peer=HIDDEN)
+    assert [event.t_ns for event in events] == [NOW + S, NOW + S]
+
+
 def test_a_request_is_opened_once_in_a_hello() -> None:
     """After another hello everybody is told once more."""
     scene = Scene()
