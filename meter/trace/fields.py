@@ -30,6 +30,8 @@ RANKS_MAX = 10**6
 PID_MAX = 2**31 - 1
 # Characters of a name.
 TEXT_MAX = 1024
+# No engine computes for so many requests at once.
+ROWS_MAX = 1 << 14
 # A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
 STEP_NS_MAX = 3600 * 10**9
 

@@ -60,7 +60,7 @@ SOURCES_MAX, OF_PROCESS_MAX, LABELS_MAX = 64, 16, 100
 #: Open requests of all sources; however many others hold, each may have its part of them.
 OPEN_MAX = 1 << 18
 #: Rows of one step.
-ROWS_MAX = 1 << 18
+ROWS_MAX = fields.ROWS_MAX
 #: Different models, pairs of tenant and model, and reasons in the accounts; later ones are OTHER.
 MODELS_MAX, TENANTS_MAX, REASONS_MAX = 10_000, 100_000, 100
 OTHER = "other"
@@ -640,6 +640,8 @@ class Decoder:
                 raise LineError(f"step {seq}: some of its rows were refused")
             if mine and parts is not None:
                 work += tuple(parts)
+        if len(work) > ROWS_MAX:
+            raise LineError(f"step {seq} has more than {ROWS_MAX} rows")
         if work:
             fields.together(work, "work")
         same = drop is not None
