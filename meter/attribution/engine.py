@@ -19,6 +19,8 @@ from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 LOST_STEPS = "lost_steps"
 _LINGER_NS = 1_000_000_000
+#: Idle spans since the last step, of an engine whose requests come and go without one.
+_IDLE_MAX = 1024
 _STEP_NS_MAX = 30_000_000_000
 #: A step that is told to have taken longer is not believed.
 _TOLD_NS_MAX = 3_600_000_000_000
@@ -108,6 +110,7 @@ class EngineState:
             self._busy_since_ns = event.t_ns
             if self._idle_since_ns is not None:
                 self._idle.append((self._idle_since_ns, event.t_ns))
+                del self._idle[:-_IDLE_MAX]
         self.unfinished += 1
 
     def close(self, event: RequestClosed) -> None:
@@ -227,9 +230,11 @@ class EngineState:
         return known if watermark_ns - known < _STEP_NS_MAX else watermark_ns
 
     def forget_before(self, t_ns: int) -> None:
-        """Drop the losses that no open interval can touch any more."""
+        """Drop the losses and start-ups that no open interval can touch any more."""
         while self.lost and self.lost[0].end_ns <= t_ns:
             self.lost.popleft()
+        while len(self.startups) > 1 and (self.startups[0][1] or t_ns + 1) <= t_ns:
+            del self.startups[0]
 
     def _gap_start(self, t0_ns: int) -> int:
         """Since when, before ``t0``, the engine has had work to do but no step."""

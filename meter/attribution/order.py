@@ -25,6 +25,8 @@ from meter.model import (
 )
 
 WINDOW_NS = 2_000_000_000
+#: So many events wait at most; a hundred engines tell a tenth of that in a window.
+HELD_MAX = 1 << 18
 
 _RELEASE_EVERY_NS = 50_000_000
 
@@ -52,11 +54,15 @@ class Reorder:
     """A window of ``window_ns`` in which events are sorted before they are released.
 
     They are released some at a time: sorting what has come is much cheaper than keeping all in
-    order all the time, and the cheaper, the more come ``at_leisure``.
+    order all the time, and the cheaper, the more come ``at_leisure``. Where ``held_max`` wait, for
+    time does not go on, all are released: what comes for that time later is late.
     """
 
-    def __init__(self, window_ns: int = WINDOW_NS, at_leisure: bool = False) -> None:
+    def __init__(
+        self, window_ns: int = WINDOW_NS, at_leisure: bool = False, held_max: int = HELD_MAX
+    ) -> None:
         self._window_ns = window_ns
+        self._held_max = held_max
         self._every_ns = window_ns // 2 if at_leisure else _RELEASE_EVERY_NS
         self._sorted: list[_Held] = []
         self._new: list[_Held] = []
@@ -75,7 +81,7 @@ class Reorder:
         self._arrivals += 1
         self._new.append(held)
         if t_ns < self._due_ns:
-            return ()
+            return self.flush() if len(self._new) >= self._held_max else ()
         self._due_ns = t_ns + self._every_ns
         return self._release(t_ns - self._window_ns)
 

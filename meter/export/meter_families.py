@@ -129,6 +129,9 @@ def health_families(state: State, now_ns: int) -> Iterator[Metric]:
         ("datagrams_lost", "Messages from engines that never arrived.", health.datagrams_lost),
         ("events_dropped", "Events dropped because the meter's queue was full.",
          health.events_dropped),
+        ("engines_gone", "Times that an engine was taken for gone without its saying so.",
+         health.engines_gone),
+        ("engines_back", "Times that an engine taken for gone spoke again.", health.engines_back),
         ("late_events", "Events that came too late to be ordered.", snapshot.late_events),
         ("lost_steps", "Engine steps that the meter did not see.", snapshot.lost_steps),
         ("device_resets", "Times that an energy counter went backwards.",
@@ -141,6 +144,28 @@ def health_families(state: State, now_ns: int) -> Iterator[Metric]:
         ("source",),
         (((source,), float(n)) for source, n in health.sample_errors.items()),
     )
+    yield counter(
+        "joulemeter_messages_refused",
+        "Messages from engines, or records in them, that were not taken, by reason: unreadable, "
+        "record, stray (from one who has not said hello), user, engines, requests, names (too "
+        "many), defect.",
+        ("reason",),
+        (((reason,), float(n)) for reason, n in health.refused.items()),
+    )
+    yield counter(
+        "joulemeter_thread_errors",
+        "Errors inside the meter's own threads, by thread; each went on, or was started anew.",
+        ("thread",),
+        (((thread,), float(n)) for thread, n in health.thread_errors.items()),
+    )
+    if snapshot.settled_ns is not None:
+        yield gauge(
+            "joulemeter_settled_lag_seconds",
+            "How far behind now the joules are that are in the accounts for good. It is a few "
+            "seconds; while it grows no receipt becomes final.",
+            (),
+            [((), max(0, now_ns - snapshot.settled_ns) / 1e9)],
+        )
     yield counter(
         "joulemeter_label_overflow",
         'Distinct label values beyond the bound, which are exported as "other".',

@@ -43,6 +43,10 @@ class Publisher:
         self._request_energy: dict[ModelEngine, Histogram] = {}
         self._token_energy: dict[ModelEngine, Histogram] = {}
 
+    def set_clock(self, utc_offset_ns: int) -> None:
+        """UTC minus the monotonic clock, from now on: whoever keeps the time may set it anew."""
+        self._utc_offset_ns = utc_offset_ns
+
     def publish(
         self,
         snapshot: Snapshot,

@@ -22,7 +22,9 @@ class Health:
     """The meter's own counters. ``source_last_ns``: when each source last said something.
 
     ``lanes``: how the polling of each device goes, those too that another meter owns.
-    ``host``: what the CPU of this host took.
+    ``host``: what the CPU of this host took. ``refused``: what came over the wire and was not
+    taken, by reason; ``engines_gone``, ``engines_back``: how often an engine was taken for gone,
+    and spoke again; ``thread_errors``: of the meter's own threads, by name.
     ``problems`` are what keeps the meter from being ready, each with its remedy.
     """
 
@@ -35,6 +37,10 @@ class Health:
     lanes: tuple[LaneState, ...] = ()
     host: Claimed | None = None
     problems: tuple[str, ...] = ()
+    refused: Mapping[str, int] = field(default_factory=dict)
+    engines_gone: int = 0
+    engines_back: int = 0
+    thread_errors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
 from meter.runtime.port import Port, PortError
-from meter.runtime.power import Push, start_power
+from meter.runtime.power import start_power
 from meter.runtime.takeover import Gate, Notes, missed
+from meter.runtime.threads import Deaths
 from meter.runtime.watch import Watch
 from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
@@ -62,6 +63,7 @@ class Meter:
     devices: tuple[Device, ...]
     owned: tuple[str, ...]
     heard: Mapping[str, int]
+    deaths: Deaths
     is_guest: bool = False
 
     def environment(self) -> dict[str, str]:
@@ -89,6 +91,7 @@ class Meter:
         last = self.writer.finish()
         if self.port is not None:
             self.port.stop()
+        self.deaths.leave()
         if self.directory is not None and not self.is_guest:
             shutil.rmtree(self.directory, ignore_errors=True)
         return last
@@ -126,8 +129,7 @@ def build(
     ``server``: the pid of a server that is not our child, whose CPU time is claimed.
     """
     parts = _Parts()
-    inbox = Inbox()
-    inbox.push(Clock(time.monotonic_ns(), time.time_ns()))
+    deaths, inbox = Deaths(), _inbox()
     configured = settings.engine.devices
 
     names = wanted(settings.power.devices, configured, environ)
@@ -156,7 +158,7 @@ def build(
     notes = Notes(directory) if directory is not None else None
     note = notes.read() if notes is not None else None
     listener = parts.attempt(
-        "the engine's steps", lambda: _listen(directory, socket, inbox.push, devices_of)
+        "the engine's steps", lambda: _listen(directory, socket, inbox, devices_of)
     )
     late.owners = partial(_owners, listener, devices_of, ours if engine.devices else tuple)
     memory = _memory(settings.calibration, environ)
@@ -171,7 +173,8 @@ def build(
     )
     heard: dict[str, int] = {}
     host = power.host if power is not None else None
-    gauges = Gauges(inbox, sampler, listener, heard, tuple(parts.problems), host=host)
+    problems = tuple(parts.problems)
+    gauges = Gauges(inbox, sampler, listener, heard, problems, host=host, deaths=deaths)
     beside = CPU if power is not None and power.beside else None
     there = sampler.beside if sampler is not None else None
     core = Boundaries(devices, (engine,), restored, beside, there)
@@ -188,6 +191,7 @@ def build(
         recall=recall,
         beside=beside,
     )
+    gauges.writer = writer
     if notes is not None and listener is not None:
         writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
     view = Readers(writer, gauges)
@@ -201,7 +205,14 @@ def build(
         gate.open(missed(note, lambda: names_of(listener)))
     guest = socket is not None
     parts_of_it = (directory, inbox, writer, sampler, listener, port, tuple(devices))
-    return Meter(*parts_of_it, engine.devices, heard, guest)
+    return Meter(*parts_of_it, engine.devices, heard, deaths, guest)
+
+
+def _inbox() -> Inbox:
+    """A queue that begins with the time of day."""
+    inbox = Inbox()
+    inbox.push(Clock(time.monotonic_ns(), time.time_ns()))
+    return inbox
 
 
 def _owners(
@@ -232,12 +243,13 @@ def _make_directory(socket: Path | None) -> Path:
 
 
 def _listen(
-    directory: Path | None, socket: Path | None, push: Push, devices_of: DevicesOf
+    directory: Path | None, socket: Path | None, inbox: Inbox, devices_of: DevicesOf
 ) -> Listener:
     """A running listener. Raises ``ListenError``."""
     if directory is None:
         raise ListenError("no folder for the socket: set TMPDIR to one that can be written")
-    listener = Listener(socket or directory / "meter.sock", push, devices_of)
+    path = socket or directory / "meter.sock"
+    listener = Listener(path, inbox.push, devices_of, has_room=inbox.has_room)
     listener.start()
     return listener
 

@@ -53,6 +53,7 @@ class Watch:
         elif self._silent and self._now_ns() - self._since_ns > self._silent_s * 1e9:
             self._silent = False
             self._log.warning("no_engine_heard", reason=self._why_silent(), **_NO_ENGINE)
+        self._met &= {source.name for source in sources}
         for source in sources:
             if source.name not in self._met and source.hello.engine_version:
                 self._met.add(source.name)
@@ -60,7 +61,11 @@ class Watch:
         self._look_for_a_hang()
 
     def _meet(self, source: Source) -> None:
-        """Versions that were not tested are named; the plugin works where vLLM is alike."""
+        """Versions that were not tested are named; the plugin works where vLLM is alike. So is an
+        engine whose process cannot be seen from here, where nothing else tells its devices."""
+        hidden = source.peer is not None and source.pid is None
+        if hidden and source.hello.cuda_visible_devices is None:
+            self._log.warning("engine_hidden", engine=source.label, **_HIDDEN)
         found = re.fullmatch(r"vllm v?(\d+)\.(\d+).*", source.hello.engine_version or "")
         if found is None:
             return
@@ -90,6 +95,12 @@ class Watch:
         return (environ and left_out(environ)) or "the plugin has not spoken"
 
 
+_HIDDEN = {
+    "reason": "its process is in a PID namespace that is not visible here",
+    "lost": "which GPUs it uses, unless engine.devices says so: all are taken for its own",
+    "remedy": "run the meter in the host's PID namespace (docker: --pid=host), or set "
+    "engine.devices",
+}
 _NO_ENGINE = {
     "lost": "all but idle: no request has a receipt",
     "remedy": "is it vLLM 0.20 or later? Its log says whether `joulemeter meters this engine`",

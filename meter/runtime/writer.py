@@ -9,6 +9,10 @@ After a stall of the whole process (stopped, swapped out, a host that froze) its
 order. A reading of now that came before the steps of the time asleep would close that time without
 them: a reading long after the one before it waits, and so do those after it, until the engines have
 been heard.
+
+Nothing that an event or a reader brings ends the thread: an error is counted, logged, and costs
+that event. ``turned_s`` and ``published_s`` tell others when it turned to the next thing, and when
+it published, last.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from meter.export.receipts import Priced
 from meter.export.running import UnderWay
 from meter.export.state import Health, State
 from meter.model import (
+    Clock,
     DeviceFound,
     Event,
     Fidelity,
@@ -48,6 +53,10 @@ _REMEMBER_EVERY_S = 300.0
 #: Readings so far apart tell of a stall; within the other engines have said what they kept.
 _STALL_NS = 250_000_000
 _HOLD_S = 1.0
+#: UTC is looked at anew so often; a change of so much is a line in the record.
+_CLOCK_EVERY_S = 5.0
+_CLOCK_STEP_NS = 50_000_000
+_SAY_EVERY_S = 60.0
 
 
 class Core(Protocol):
@@ -100,6 +109,10 @@ class Inbox:
         except queue.Full:
             self.dropped += 1
 
+    def has_room(self) -> bool:
+        """Whether a source that can wait should go on: a half is left to those that cannot."""
+        return self._queue.qsize() <= self._queue.maxsize // 2
+
     def ask(self, question: _Question) -> bool:
         """Hand over a question; false where there is no room."""
         try:
@@ -143,6 +156,7 @@ class Writer:
         remember_every_s: float = _REMEMBER_EVERY_S,
         recall: Callable[[DeviceFound], DeviceFound] | None = None,
         beside: str | None = None,
+        utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._inbox = inbox
         self._core = core
@@ -154,7 +168,13 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="joulemeter-writer", daemon=True)
         self._state: State | None = None
         self._ended = False
-        self._failures = 0
+        self._utc_ns = utc_ns
+        self._offset_ns = utc_ns() - time.monotonic_ns()
+        self._clock_s = time.monotonic() + _CLOCK_EVERY_S
+        self._said_s = -_SAY_EVERY_S
+        self.errors = 0
+        self.turned_s: float | None = None
+        self.published_s: float | None = None
         self._flush_s = 0.0
         self._remember = remember
         self._remember_every_s = remember_every_s
@@ -215,21 +235,8 @@ class Writer:
     # --- on the writer's thread
 
     def _run(self) -> None:
-        due_s = time.monotonic()
-        while True:
-            next_s = min(due_s, self._hold_s) if self._held else due_s
-            item = self._inbox.take(max(0.0, next_s - time.monotonic()))
-            if isinstance(item, _Stop):
-                break
-            if self._held and time.monotonic() >= self._hold_s:
-                self._guard(self._release)
-            if item is not None:
-                self._guard(partial(self._take, item))
-            if time.monotonic() >= due_s:
-                self._guard(self._publish)
-                # Not absolute: after a stall one state is enough.
-                due_s = time.monotonic() + self._publish_s
-                self._remember_now_and_then()
+        while not self._guard(self._write_on):
+            time.sleep(self._publish_s)  # it begins again where it stood
         self._guard(self._release)
         self._guard(self._core.finish)
         self._guard(self._publish)
@@ -238,6 +245,41 @@ class Writer:
             self._guard(self._remember)
         self._refuse_the_rest()
 
+    def _write_on(self) -> None:
+        """Until the end of the queue."""
+        due_s = time.monotonic()
+        while True:
+            self.turned_s = time.monotonic()
+            next_s = min(due_s, self._hold_s) if self._held else due_s
+            item = self._inbox.take(max(0.0, next_s - self.turned_s))
+            if isinstance(item, _Stop):
+                return
+            if self._held and time.monotonic() >= self._hold_s:
+                self._guard(self._release)
+            if item is not None:
+                self._guard(partial(self._take, item))
+            if time.monotonic() >= due_s:
+                self._guard(self._publish)
+                self._guard(self._look_at_the_clock)
+                # Not absolute: after a stall one state is enough.
+                due_s = time.monotonic() + self._publish_s
+                self._remember_now_and_then()
+
+    def _look_at_the_clock(self) -> None:
+        """UTC is corrected now and then; joules go by the monotonic clock alone."""
+        now_s = time.monotonic()
+        if now_s < self._clock_s:
+            return
+        self._clock_s = now_s + _CLOCK_EVERY_S
+        t_ns, utc_ns = time.monotonic_ns(), self._utc_ns()
+        offset_ns = utc_ns - t_ns
+        self._publisher.set_clock(offset_ns)
+        if abs(offset_ns - self._offset_ns) >= _CLOCK_STEP_NS and utc_ns >= 0:
+            step_s = round((offset_ns - self._offset_ns) / 1e9, 3)
+            self._log.warning("clock_set", by_s=step_s, note="joules do not depend on it")
+            self._offset_ns = offset_ns
+            self._write_down(Clock(t_ns, utc_ns))
+
     def _refuse_the_rest(self) -> None:
         """Nobody waits for an answer that will not come."""
         self._ended = True
@@ -245,14 +287,19 @@ class Writer:
             if isinstance(item, _Question) and item.future.set_running_or_notify_cancel():
                 item.future.set_exception(TimeoutError("the writer has ended"))
 
-    def _guard(self, action: Callable[[], None]) -> None:
-        """Do something; a bug there must not end the metering, and is said a few times only."""
+    def _guard(self, action: Callable[[], None]) -> bool:
+        """Do something, and say whether that went well. A bug there must not end the metering; it
+        is counted, and said a few times, and then once a minute."""
         try:
             action()
         except Exception:
-            self._failures += 1
-            if self._failures <= 3:
-                self._log.exception("writer_failed", failures=self._failures)
+            self.errors += 1
+            now_s = time.monotonic()
+            if self.errors <= 3 or now_s - self._said_s >= _SAY_EVERY_S:
+                self._said_s = now_s
+                self._log.exception("writer_failed", failures=self.errors)
+            return False
+        return True
 
     def _take(self, item: Event | _Question) -> None:
         if isinstance(item, _Question):
@@ -343,6 +390,7 @@ class Writer:
             for drained in (self._core.drain(), self._core.drain_host())
         )
         self._state = self._publisher.publish(snapshot, final, self._health(), on_host)
+        self.published_s = time.monotonic()
         self._flush_now_and_then()
         self._write_note(snapshot)
 

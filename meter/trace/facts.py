@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from meter.model import Device, Engine, Experts, Fidelity, Layout, Quality
 from meter.trace import fields
 from meter.trace.errors import LineError, shown
-
-_RANKS_MAX: Final = 10**6
 
 
 def present(**values: Any) -> dict[str, Any]:
@@ -18,7 +16,7 @@ def present(**values: Any) -> dict[str, Any]:
 
 def device_facts(device: Device) -> dict[str, Any]:
     return present(
-        name=device.name,
+        name=fields.clean(device.name),
         quality=str(device.quality),
         index=device.index,
         boundary=device.boundary,
@@ -50,7 +48,7 @@ def device_of(id: str, facts: fields.Line) -> Device:
 def engine_facts(engine: Engine) -> dict[str, Any]:
     return present(
         devices=list(engine.devices),
-        model=engine.model,
+        model=None if engine.model is None else fields.clean(engine.model),
         fidelity=str(engine.fidelity),
         params=engine.params,
         active_params=engine.active_params,
@@ -137,8 +135,4 @@ def _object(facts: fields.Line, name: str) -> fields.Line | None:
 
 def _rank(said: fields.Line, of: str, name: str) -> int | None:
     value = said.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _RANKS_MAX:
-        raise LineError(f"{of}.{name} {shown(value)} is not a whole number of at least 1")
-    return value
+    return None if value is None else fields.as_whole(value, f"{of}.{name}", 1, fields.RANKS_MAX)

@@ -1,24 +1,45 @@
-"""One field of a line at a time: its value, or a ``LineError`` that names it.
+"""One field at a time: its value, or a ``LineError`` that names it.
 
-``line`` is a JSON object whose numbers with decimals are ``Decimal`` (``float`` in meta).
+What may stand in a field is the same in a trace and on the wire: the functions that take a
+``value`` are for both, those that take a ``line`` for a trace. ``line`` is a JSON object whose
+numbers with decimals are ``Decimal`` (``float`` in meta).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from hashlib import blake2s
 from typing import Any
 
+from meter.model import Phase, Work
 from meter.trace.errors import LineError, shown
 from meter.trace.exact import NS_DECIMALS, UJ_DECIMALS, TooLargeError, scaled
 
-# More than any model reads; a chunk of a step cannot be larger either.
+# More than any model reads; all chunks of a step together cannot be more either.
 TOKENS_MAX = 10**9
 # Also a float holds these.
 NUMBER_MAX = 2**53
+# No model has more parameters, and none weighs more bytes.
+AMOUNT_MAX = 1e18
+# Ranks of an engine, and experts of a model.
+RANKS_MAX = 10**6
+# The largest that a pid may be in the kernel's own type.
+PID_MAX = 2**31 - 1
+# Characters of a name.
+TEXT_MAX = 1024
+# No engine computes for so many requests at once.
+ROWS_MAX = 1 << 14
+# A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
+STEP_NS_MAX = 3600 * 10**9
 
 Line = Mapping[str, Any]
+
+# Control characters, breaks of a line, and halves of a character.
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_DIGEST_BYTES = 8
 
 
 def time_ns(line: Line, name: str) -> int:
@@ -52,8 +73,11 @@ def _exact(line: Line, name: str, decimals: int, too_large: str) -> int:
 def real(line: Line, name: str) -> float | None:
     """A finite number; ``None`` where there is none."""
     value = line.get(name)
-    if value is None:
-        return None
+    return None if value is None else as_real(value, name)
+
+
+def as_real(value: Any, name: str) -> float:
+    """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal, float)):
         raise LineError(f"{name} {shown(value)} is not a number")
     try:
@@ -66,10 +90,18 @@ def real(line: Line, name: str) -> float | None:
 
 
 def amount(line: Line, name: str) -> float | None:
-    """A finite number of at least 0."""
-    number = real(line, name)
-    if number is not None and number < 0:
-        raise LineError(f"{name} {shown(line[name])} is below zero")
+    """A finite number from 0 to ``AMOUNT_MAX``."""
+    value = line.get(name)
+    return None if value is None else as_amount(value, name)
+
+
+def as_amount(value: Any, name: str) -> float:
+    """A finite number from 0 to ``AMOUNT_MAX``."""
+    number = as_real(value, name)
+    if number < 0:
+        raise LineError(f"{name} {shown(value)} is below zero")
+    if number > AMOUNT_MAX:
+        raise LineError(f"{name} {shown(value)} is more than {AMOUNT_MAX:g}")
     return number
 
 
@@ -77,11 +109,15 @@ def whole(line: Line, name: str, default: int | None = None, most: int = NUMBER_
     """A whole number from 0 on; ``default`` where it is left out."""
     if name not in line and default is not None:
         return default
-    value = _present(line, name)
+    return as_whole(_present(line, name), name, most=most)
+
+
+def as_whole(value: Any, name: str, least: int = 0, most: int = NUMBER_MAX) -> int:
+    """A whole number from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise LineError(f"{name} {shown(value)} is not a whole number")
-    if not 0 <= value <= most:
-        raise LineError(f"{name} {shown(value)} is not from 0 to {most}")
+    if not least <= value <= most:
+        raise LineError(f"{name} {shown(value)} is not from {least} to {most}")
     return value
 
 
@@ -109,13 +145,62 @@ def as_text(value: Any, name: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise LineError(f"{name} {shown(value)} is not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if len(value) > TEXT_MAX:
+        raise LineError(f"{name} {shown(value)} is longer than {TEXT_MAX} characters")
+    odd = _ODD.search(value)
+    if odd is None:
+        return value
+    if "\ud800" <= odd[0] <= "\udfff":
+        raise LineError(f"{name} {shown(value)} holds half a character (\\ud800 to \\udfff)")
+    raise LineError(f"{name} {shown(value)} holds a control character ({shown(odd[0])})")
+
+
+def clean(value: str, most: int = TEXT_MAX) -> str:
+    """``value`` as it may stand in a trace, in at most so many characters; the same for the same.
+
+    For names that a client chooses (an id in a request): to refuse one would refuse what it is in,
+    the steps of others too. What ``as_text`` refuses is written as ``\\uXXXX``; the end of a text
+    that is too long gives way to a digest of the whole.
+    """
+    if len(value) <= most and (value.isprintable() or not _ODD.search(value)):
+        return value
+    text = _ODD.sub(lambda odd: f"\\u{ord(odd[0]):04x}", value)
+    if len(text) <= most:
+        return text
+    digest = blake2s(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{text[: most - 2 * _DIGEST_BYTES - 1]}…{digest}"
+
+
+def span(t0_ns: int, t1_ns: int) -> None:
+    """Raises ``LineError`` where no step lasts from ``t0_ns`` to ``t1_ns``."""
+    if t1_ns < t0_ns:
+        raise LineError(f"t1 is before t0: {t1_ns / 1e9:.12g} < {t0_ns / 1e9:.12g}")
+    if t1_ns - t0_ns > STEP_NS_MAX:
         raise LineError(
-            f"{name} {shown(value)} holds half a character (\\ud800 to \\udfff)"
-        ) from None
-    return value
+            f"the step takes {(t1_ns - t0_ns) / 1e9:.0f} s, and none takes more than "
+            f"{STEP_NS_MAX // 10**9}: are t0 and t1 seconds?"
+        )
+
+
+def together(work: Collection[Work], name: str) -> None:
+    """Raises ``LineError`` where these rows cannot be one step's."""
+    if len({row[0] for row in work}) < len(work):
+        repeated = _twice(work)
+        if repeated is not None:
+            raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")
+    if sum([row[1] for row in work]) > TOKENS_MAX:
+        raise LineError(f"{name} has more than {TOKENS_MAX} tokens: no step computes so many")
+
+
+def _twice(work: Iterable[Work]) -> str | None:
+    """A request with two rows, if any. Its encoder's work may stand beside its tokens."""
+    seen: set[tuple[str, bool]] = set()
+    for row in work:
+        key = (row.request, row.phase is Phase.ENCODER)
+        if key in seen:
+            return row.request
+        seen.add(key)
+    return None
 
 
 def flag(line: Line, name: str) -> bool:

@@ -29,8 +29,6 @@ from meter.trace.errors import LineError, shown
 from meter.trace.facts import device_of, engine_of
 from meter.trace.file import LINE_BYTES_MAX
 
-# A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
-STEP_NS_MAX = 3600 * 10**9
 _STATES = ("up", "ready", "down")
 
 
@@ -203,13 +201,7 @@ def _reading(line: fields.Line) -> Reading:
 
 def _span(line: fields.Line) -> tuple[int, int]:
     t0_ns, t1_ns = fields.time_ns(line, "t0"), fields.time_ns(line, "t1")
-    if t1_ns < t0_ns:
-        raise LineError(f"t1 is before t0: {shown(line['t1'])} < {shown(line['t0'])}")
-    if t1_ns - t0_ns > STEP_NS_MAX:
-        raise LineError(
-            f"the step takes {(t1_ns - t0_ns) / 1e9:.0f} s, and none takes more than "
-            f"{STEP_NS_MAX // 10**9}: are t0 and t1 seconds?"
-        )
+    fields.span(t0_ns, t1_ns)
     return t0_ns, t1_ns
 
 
@@ -220,21 +212,8 @@ def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
     if line.get(name) is None and not (same or dummy):
         raise LineError("work is missing: a step lists its work, or has same with add and drop")
     work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(fields.rows(line, name)))
-    repeated = twice(work)
-    if repeated is not None:
-        raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")
+    fields.together(work, name)
     return work
-
-
-def twice(work: tuple[Work, ...]) -> str | None:
-    """A request with two rows, if any. Its encoder's work may stand beside its tokens."""
-    seen: set[tuple[str, bool]] = set()
-    for row in work:
-        key = (row.request, row.phase is Phase.ENCODER)
-        if key in seen:
-            return row.request
-        seen.add(key)
-    return None
 
 
 def _work(row: Any, name: str) -> Work:

@@ -3,6 +3,8 @@
 What this refuses, for whatever reason, ``parse`` reads with care. Numbers are exact (``exact``):
 decoded as floats, which tell the integer that was meant up to some size. At the first number
 beyond that a reader turns to the numbers' own texts, and stays there: times and counters go on.
+Texts that may hold what no text may hold (an escape, another character than ASCII's) are not looked
+at here: a reader gives only ``plain`` lines to ``decode``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
 
 from meter.model import Event, Reading, RequestClosed, RequestOpened, Step, Work, unfrozen
+from meter.trace.errors import LineError
 from meter.trace.exact import (
     TooLargeError,
     ns_of_float,
@@ -22,12 +25,12 @@ from meter.trace.exact import (
     uj_of_float,
     uj_of_text,
 )
-from meter.trace.fields import NUMBER_MAX, TOKENS_MAX
-from meter.trace.parse import STEP_NS_MAX, twice
+from meter.trace.fields import NUMBER_MAX, STEP_NS_MAX, TEXT_MAX, TOKENS_MAX, together
 
 N = TypeVar("N", float, Raw)
 _Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 _Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+_Text = Annotated[str, Meta(max_length=TEXT_MAX)]
 
 
 class RefusedError(Exception):
@@ -35,7 +38,15 @@ class RefusedError(Exception):
 
 
 # What decoding raises: text that is not UTF-8 and deep nesting come as Python's own errors.
-REFUSED = (RefusedError, DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError)
+REFUSED = (
+    *(RefusedError, LineError, DecodeError),
+    *(UnicodeDecodeError, RecursionError, ArithmeticError),
+)
+
+
+def plain(line: bytes) -> bool:
+    """Whether no text in the line can hold more than ASCII's printable characters."""
+    return b"\\" not in line and line.isascii() and b"\x7f" not in line
 
 
 class _Work(Work):
@@ -43,6 +54,7 @@ class _Work(Work):
 
     __slots__ = ()
 
+    request: _Text
     tokens: Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
     context: _Count
     kept: _Count | None
@@ -50,13 +62,13 @@ class _Work(Work):
 
 _OpenStep, _OpenReading = unfrozen(Step), unfrozen(Reading)
 _OpenOpened, _OpenClosed = unfrozen(RequestOpened), unfrozen(RequestClosed)
-_request_of = itemgetter(0)
+_request_of, _tokens_of = itemgetter(0), itemgetter(1)
 
 
 class Quick:
     """Turns lines into events. ``engine`` is the one that lines may leave out, if any.
 
-    ``quick.decode(line).event(quick)`` is the event of a line; raises one of ``REFUSED``.
+    ``quick.decode(line).event(quick)`` is the event of a ``plain`` line; raises one of ``REFUSED``.
     """
 
     __slots__ = ("decode", "engine", "ns", "uj")
@@ -69,6 +81,8 @@ class Quick:
 
     def again(self, line: bytes) -> Event:
         """A line that was refused. Where a number was too large for a float, no more floats."""
+        if not plain(line):
+            raise RefusedError
         try:
             return self.decode(line).event(self)
         except TooLargeError:
@@ -85,13 +99,13 @@ class _Step(Struct, Generic[N], tag="step", gc=False):
     t0: N
     t1: N
     seq: _Number
-    engine: str | None = None
+    engine: _Text | None = None
     epoch: _Number = 0
     work: tuple[_Work, ...] | None = None
     same: bool = False
     add: tuple[_Work, ...] | None = None
-    drop: tuple[str, ...] = ()
-    kind: str | None = None
+    drop: tuple[_Text, ...] = ()
+    kind: _Text | None = None
 
     def event(self, by: Quick) -> Step:
         t0_ns, t1_ns = by.ns(self.t0), by.ns(self.t1)
@@ -107,8 +121,10 @@ class _Step(Struct, Generic[N], tag="step", gc=False):
             if not (same or dummy):
                 raise RefusedError
             work = ()
-        elif work and len(set(map(_request_of, work))) < len(work) and twice(work) is not None:
-            raise RefusedError
+        elif work and (
+            len(set(map(_request_of, work))) < len(work) or sum(map(_tokens_of, work)) > TOKENS_MAX
+        ):
+            together(work, "work")
         step = _OpenStep(engine, self.epoch, self.seq, t0_ns, t1_ns, work, same, self.drop, dummy)
         step.__class__ = Step
         return step
@@ -116,12 +132,12 @@ class _Step(Struct, Generic[N], tag="step", gc=False):
 
 class _Reading(Struct, Generic[N], tag="reading", gc=False):
     t: N
-    device: str
+    device: _Text
     energy_j: N | UnsetType = UNSET
     power_w: float | None = None
     latency_s: float | None = None
     late_s: float | None = None
-    error: str | None = None
+    error: _Text | None = None
     missed: object = None
     missed_j: object = None
 
@@ -145,14 +161,14 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
 
 class _Request(Struct, Generic[N], tag="request", gc=False):
     event_: Literal["open", "close"] = field(name="event")
-    id: str
+    id: _Text
     t: N
-    engine: str | None = None
-    model: str | None = None
-    tenant: str | None = None
-    parent: str | None = None
+    engine: _Text | None = None
+    model: _Text | None = None
+    tenant: _Text | None = None
+    parent: _Text | None = None
     prompt_tokens: _Count | None = None
-    reason: str | None = None
+    reason: _Text | None = None
     cached_tokens: _Count | None = None
     completion_tokens: _Count | None = None
     missed: object = None

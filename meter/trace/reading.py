@@ -17,7 +17,7 @@ from meter.trace.errors import AheadError, BadLine, LineError, TraceError, shown
 from meter.trace.facts import device_of, engine_of
 from meter.trace.file import VERSION, Lines, compressed_name
 from meter.trace.parse import Parser, json_object
-from meter.trace.quick import REFUSED, Quick
+from meter.trace.quick import REFUSED, Quick, RefusedError
 
 _META_WITHIN_LINES = 1000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -71,7 +71,9 @@ class TraceReader:
         quick, take = self._quick, self._checks.take
         for number, line in self._numbered:
             try:
-                # No call in between: here is where the time goes.
+                # No call of ours in between: here is where the time goes. (This is ``plain``.)
+                if b"\\" in line or not line.isascii() or b"\x7f" in line:
+                    raise RefusedError
                 event: Event | None = quick.decode(line).event(quick)
             except REFUSED:
                 event = self._look_closer(line, number)

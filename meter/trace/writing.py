@@ -23,6 +23,7 @@ from meter.model import (
     Step,
 )
 from meter.trace.facts import device_facts, engine_facts, present
+from meter.trace.fields import clean
 from meter.trace.file import VERSION, open_for_writing
 
 
@@ -108,7 +109,7 @@ def _line(event: Event) -> dict[str, Any]:
                     power_w=event.power_w,
                     latency_s=event.latency_s,
                     late_s=event.late_s,
-                    error=event.error,
+                    error=None if event.error is None else clean(event.error),
                     missed=event.missed,
                     missed_j=None if event.missed_uj is None else _joules(event.missed_uj),
                 ),

@@ -4,6 +4,10 @@ The thread looks a hundred times a second rather than wait for a datagram: an en
 reader pays for it, within its step. The kernel holds ten datagrams meanwhile; a faster engine finds
 the queue full and merges. Once a second the thread looks whether the engines that spoke are still
 alive: a killed engine says no good-bye.
+
+Nothing that arrives ends the thread: an error is counted, logged, and costs one datagram. Whoever
+floods the socket is given a thousand datagrams at a time, and holds up neither the look at the
+living nor the end.
 """
 
 from __future__ import annotations
@@ -15,14 +19,23 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import structlog
+
 from meter.model import Event
+from meter.work.peer import ANCILLARY_BYTES, Peer, ask_for_peers, peer_of
 from meter.work.wire import Counters, Decoder, DevicesOf, Source
 
 _DATAGRAM_MAX = 1 << 20
 _POLL_S = 0.01
 _LIVENESS_S = 1.0
+#: So many datagrams are taken before anything else is looked at.
+_AT_ONCE = 1000
+#: An engine whose process cannot be seen from here lives while it speaks: twice a second.
+_SPEAKS_NS = 3_000_000_000
+_SAY_EVERY_S = 60.0
 
 
 class ListenError(Exception):
@@ -34,7 +47,9 @@ class Listener:
 
     ``push`` takes one event, never blocks and may be called from any thread. ``devices_of`` finds
     the devices of an engine from its ``Hello``; it is called in the listener's thread, once for
-    every hello. ``mode`` are the socket's permissions: who may write may be an engine.
+    every hello. ``mode`` are the socket's permissions. Who may write may be an engine, if it is of
+    our user, of the socket's owner, or root. ``has_room``: whether events are taken now; while they
+    are not, the engines keep what they have to say.
     """
 
     def __init__(
@@ -43,17 +58,23 @@ class Listener:
         push: Callable[[Event], None],
         devices_of: DevicesOf | None = None,
         mode: int = 0o600,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._path = Path(path)
         self._push = push
         self._mode = mode
-        since_ns = time.monotonic_ns()
-        self._decoder = Decoder(devices_of, lambda source: _lives(source.hello.pid), since_ns)
+        self._has_room = has_room
+        now_ns = time.monotonic_ns
+        self._decoder = Decoder(devices_of, _is_alive, since_ns=now_ns(), now_ns=now_ns)
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._watched: set[str] = set()
+        self._users = {0, os.geteuid()}
+        self._said_s = -_SAY_EVERY_S
+        self._log = structlog.get_logger("joulemeter.wire")
         self.last_ns: int | None = None
+        self.looked_s: float | None = None
+        self.errors = 0
 
     @property
     def counters(self) -> Counters:
@@ -64,6 +85,11 @@ class Listener:
     def sources(self) -> tuple[Source, ...]:
         """The engines that are heard now."""
         return self._decoder.sources
+
+    def alive(self) -> bool:
+        """Whether the thread runs. (``looked_s``, monotonic: when it looked at the socket last;
+        ``errors``: how many of its own it has survived.)"""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def path(self) -> Path:
@@ -97,6 +123,7 @@ class Listener:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _DATAGRAM_MAX)
+            ask_for_peers(listening)
             listening.bind(str(self._path))
             self._path.chmod(self._mode)
         except OSError as error:
@@ -107,45 +134,65 @@ class Listener:
         return listening
 
     def _run(self) -> None:
-        listening = self._socket
-        if listening is None:
-            return
         view = memoryview(bytearray(_DATAGRAM_MAX))
         next_look = time.monotonic() + _LIVENESS_S
         stopping = False
         while not stopping:
             # What arrived before the stop is taken: look once more after it was asked for.
             stopping = self._stopping.wait(_POLL_S)
-            self._drain(listening, view)
+            self.looked_s = time.monotonic()
+            if stopping or self._has_room():
+                self._guard(partial(self._drain, view))
             if time.monotonic() >= next_look:
-                self.look_for_the_dead()
+                self._guard(self.look_for_the_dead)
                 next_look = time.monotonic() + _LIVENESS_S
 
-    def _drain(self, listening: socket.socket, view: memoryview) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._take(view[: listening.recv_into(view)])
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Do something; whatever goes wrong there, the thread goes on."""
+        try:
+            action()
+        except Exception:
+            self.errors += 1
+            now_s = time.monotonic()
+            if now_s - self._said_s >= _SAY_EVERY_S:
+                self._said_s = now_s
+                self._log.exception(
+                    "listener_failed", errors=self.errors, note="it goes on", remedy="report this"
+                )
 
-    def _take(self, data: memoryview) -> None:
+    def _drain(self, view: memoryview) -> None:
+        listening = self._socket
+        if listening is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_AT_ONCE):
+                count, ancillary, _, _ = listening.recvmsg_into([view], ANCILLARY_BYTES)
+                self._guard(partial(self.take, view[:count], peer_of(ancillary)))
+
+    def take(self, data: bytes | memoryview, peer: Peer | None) -> None:
+        """One datagram and who wrote it; the thread calls this."""
         self.last_ns = time.monotonic_ns()
-        for event in self._decoder.decode(data):
+        if peer is not None and not self._may_speak(peer):
+            counters = self._decoder.counters
+            counters.datagrams += 1
+            self._decoder.refusals.add("user", f"of user {peer.uid}", pid=peer.pid)
+            return
+        for event in self._decoder.decode(data, peer):
             self._push(event)
+
+    def _may_speak(self, peer: Peer) -> bool:
+        """Of our user, of root, or of whom the socket was given to."""
+        if peer.uid in self._users:
+            return True
+        with contextlib.suppress(OSError):
+            return peer.uid == self._path.stat().st_uid
+        return False
 
     def look_for_the_dead(self) -> None:
         """Tell the end of engines whose process is gone; the thread does so once a second."""
         for source in self._decoder.sources:
-            if self._is_gone(source):
+            if source.lives() is False:
                 self._push(self._decoder.gone(source, time.monotonic_ns()))
-
-    def _is_gone(self, source: Source) -> bool:
-        """Only where its process was once seen: it may live in another PID namespace."""
-        pid = source.hello.pid
-        if pid is None:
-            return False
-        if _exists(pid):
-            self._watched.add(source.name)
-            return False
-        return source.name in self._watched
 
 
 def _is_listened_on(path: Path) -> bool:
@@ -157,15 +204,6 @@ def _is_listened_on(path: Path) -> bool:
     return True
 
 
-def _lives(pid: int | None) -> bool:
-    return pid is not None and _exists(pid)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _is_alive(source: Source) -> bool:
+    lives = source.lives()
+    return time.monotonic_ns() - source.heard_ns < _SPEAKS_NS if lives is None else lives

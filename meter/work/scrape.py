@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from meter.model import (
@@ -29,8 +30,16 @@ from meter.model import (
     Step,
     Work,
 )
+from meter.trace.errors import LineError
+from meter.trace.fields import as_amount, clean
 
 EVERY_S = 0.5
+#: No server's metrics are longer, and it has no more engines.
+TEXT_BYTES_MAX = 16 << 20
+ENGINES_MAX = 64
+#: Who grew by more between two readings has not worked so much: its counters are others now.
+_TOKENS_MAX, _FINISHED_MAX = 10**8, 10**5
+_REASONS_MAX = 100
 _TIMEOUT_S = 5.0
 _CHUNK = 512
 _SUMS = {
@@ -61,10 +70,12 @@ def fetch(url: str, timeout_s: float = _TIMEOUT_S) -> str:
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{url.rstrip('/')}/metrics", timeout=timeout_s) as answer:
-            text: str = answer.read().decode("utf-8", errors="replace")
-            return text
+            data: bytes = answer.read(TEXT_BYTES_MAX + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ScrapeError(f"{url}/metrics: {error}") from error
+    if len(data) > TEXT_BYTES_MAX:
+        raise ScrapeError(f"{url}/metrics is longer than {TEXT_BYTES_MAX >> 20} MiB")
+    return data.decode("utf-8", errors="replace")
 
 
 def read(text: str) -> dict[str, Totals]:
@@ -76,15 +87,25 @@ def read(text: str) -> dict[str, Totals]:
     except ValueError as error:
         raise ScrapeError(f"the server's metrics cannot be read: {error}") from error
     for sample in (sample for family in families for sample in family.samples):
-        totals = found.setdefault(sample.labels.get("engine", "0"), Totals())
-        totals.model = sample.labels.get("model_name", totals.model)
+        try:
+            value = as_amount(sample.value, sample.name)
+        except LineError as error:
+            raise ScrapeError(f"the server's metrics cannot be read: {error}") from error
+        labels = {name: clean(label) for name, label in sample.labels.items()}
+        totals = found.setdefault(labels.get("engine", "0"), Totals())
+        totals.model = labels.get("model_name", totals.model)
         if sample.name in _SUMS:
             kind = _SUMS[sample.name]
-            totals.tokens[kind] = totals.tokens.get(kind, 0.0) + sample.value
+            totals.tokens[kind] = totals.tokens.get(kind, 0.0) + value
         elif sample.name in _RUNNING:
-            totals.requests += sample.value
+            totals.requests += value
         elif sample.name == _FINISHED:
-            totals.finished[sample.labels.get("finished_reason", "unknown")] += int(sample.value)
+            totals.finished[labels.get("finished_reason", "unknown")] += int(value)
+        if len(found) > ENGINES_MAX or len(totals.finished) > _REASONS_MAX:
+            raise ScrapeError(
+                f"the server's metrics name more than {ENGINES_MAX} engines or {_REASONS_MAX} "
+                "reasons why requests end: these are no vLLM's"
+            )
     if not any(totals.tokens for totals in found.values()):
         raise ScrapeError(f"the server shows no counter of tokens ({', '.join(_SUMS)})")
     return found
@@ -110,7 +131,7 @@ class Counted:
         """What happened up to ``t_ns``, the time of the reading."""
         before, since_ns = self._before, self._t_ns
         self._before, self._t_ns = now, t_ns
-        if before is None or _fell(before, now):
+        if before is None or _fell(before, now) or _leapt(before, now):
             if before is not None:  # the server has started anew
                 yield from self.end(t_ns)
                 self._epoch += 1
@@ -165,6 +186,13 @@ def _fell(before: Totals, now: Totals) -> bool:
     return any(now.tokens.get(kind, 0.0) < value for kind, value in before.tokens.items())
 
 
+def _leapt(before: Totals, now: Totals) -> bool:
+    """More than any server does between two readings: it was another that was read before."""
+    grown = sum(now.tokens.values()) - sum(before.tokens.values())
+    finished = now.finished.total() - before.finished.total()
+    return grown > _TOKENS_MAX or finished > _FINISHED_MAX
+
+
 class Scraper:
     """Reads the counters at ``url`` in a thread of its own, and pushes what they tell.
 
@@ -185,6 +213,7 @@ class Scraper:
         self._engines: dict[str, Counted] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="joulemeter-scrape", daemon=True)
+        self._log = structlog.get_logger("joulemeter.scrape")
         self.errors = 0
 
     def start(self) -> None:
@@ -208,12 +237,18 @@ class Scraper:
                 self._read()
             except ScrapeError:  # it may be busy, or gone: the next reading covers the time
                 self.errors += 1
+            except Exception:
+                self.errors += 1
+                if self.errors <= 3:
+                    self._log.exception("scrape_failed", remedy="please report this")
 
     def _read(self) -> None:
         before_ns = time.monotonic_ns()
         text = fetch(self._url)
         t_ns = (before_ns + time.monotonic_ns()) // 2
         for label, totals in read(text).items():
+            if label not in self._engines and len(self._engines) >= ENGINES_MAX:
+                raise ScrapeError(f"the server has named more than {ENGINES_MAX} engines")
             engine = self._engines.setdefault(label, Counted(label, self._devices))
             for event in engine.take(totals, t_ns):
                 self._push(event)

@@ -76,6 +76,21 @@ def test_openmetrics_is_valid_and_exemplars_name_the_request(state):
     )
 
 
+def test_an_exemplar_has_the_time_of_a_clock_that_was_set(publisher):
+    """NTP sets it while the meter runs; what became final before keeps its time, and no figure of
+    the state follows the clock."""
+    before = publisher.publish(make_snapshot(0.0, 0.0), [make_receipt()], Health())
+    publisher.set_clock(5_000 * NS)
+    later = [make_receipt("r2", prefill_j=600.0)]
+    after = publisher.publish(make_snapshot(0.0, 0.0), later, Health())
+    [times] = [
+        sorted(example.utc_s for example in histogram.examples if example is not None)
+        for histogram in after.request_energy.values()
+    ]
+    assert times == [1_020.0, 5_020.0]
+    assert after.snapshot == before.snapshot
+
+
 def test_an_exemplar_never_exceeds_what_the_format_allows(publisher):
     """128 characters, name and value together, however long an id a client sends."""
     publisher.publish(make_snapshot(0.0, 0.0), [], Health())

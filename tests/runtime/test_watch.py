@@ -9,6 +9,7 @@ from meter.export.state import State
 from meter.model import Snapshot
 from meter.pricing import Tariff
 from meter.runtime.watch import Watch
+from meter.work.peer import Peer
 from meter.work.wire import Hello, Source
 
 S = 1_000_000_000
@@ -81,3 +82,30 @@ def test_a_version_that_nobody_has_tested_is_named_once(version, said):
     scene = Scene()
     scene.listener.sources = speaking(version)
     assert [scene.look(s) for s in (1, 2)] == [said, []]
+
+
+@pytest.mark.parametrize(
+    ("peer", "cuda", "said"),
+    [
+        (Peer(None, 0), None, ["engine_hidden"]),
+        (Peer(None, 0), "1", []),
+        (Peer(77, 0), None, []),
+        (None, None, []),
+    ],
+)
+def test_an_engine_that_cannot_be_seen_is_named_once(peer, cuda, said):
+    """Of another PID namespace: the driver's list cannot tell its GPUs, so all are its own."""
+    scene = Scene()
+    hello = Hello("1-1", engine_version="vllm 0.32.0", cuda_visible_devices=cuda)
+    scene.listener.sources = (Source("1-1", hello, "0", 0, peer),)
+    assert [scene.look(s) for s in (1, 2)] == [said, []]
+
+
+def test_engines_that_are_gone_are_not_remembered():
+    """A meter lives for months, and engines come and go."""
+    scene = Scene()
+    for k in range(100):
+        hello = Hello(f"{k}", engine_version="vllm 0.32.0")
+        scene.listener.sources = (Source(f"{k}", hello, "0", k),)
+        scene.look(k)
+    assert len(scene.watch._met) == 1

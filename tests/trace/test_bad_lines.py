@@ -116,6 +116,10 @@ BAD: list[tuple[str | bytes, str]] = [
         "add has 'r' twice: one row for a request and step",
     ),
     (
+        work(["r", 6 * 10**8, 0, "p"], ["s", 6 * 10**8, 0, "p"]),
+        "work has more than 1000000000 tokens: no step computes so many",
+    ),
+    (
         step(0, engine="7"),
         "engine '7' is not known (known: '0'): name it in meta's engines",
     ),
@@ -123,6 +127,9 @@ BAD: list[tuple[str | bytes, str]] = [
     (line("request", event="open", t=1), "id is missing"),
     (opened(1.5), "id 1.5 is not a text"),  # type: ignore[arg-type]
     (opened("\ud800"), "id '\\ud800' holds half a character (\\ud800 to \\udfff)"),
+    (opened("a\nb"), "id 'a\\nb' holds a control character ('\\n')"),
+    (closed("r", reason="\x9b31m"), "reason '\\x9b31m' holds a control character ('\\x9b')"),
+    (opened("x" * 1025), f"id '{'x' * 58}… is longer than 1024 characters"),
     (opened("r", event="ope"), 'event \'ope\' is neither "open" nor "close"'),
     (opened("r", tenant=[]), "tenant [] is not a text"),
     (opened("r", engine="7"), "engine '7' is not known (known: '0'): name it in meta's engines"),
@@ -461,11 +468,11 @@ def test_unknown_fields_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
         ),
         (
             {"engines": {"0": {"experts": {"total": 8, "active": 0}}}},
-            "engine '0': experts.active 0 is not a whole number of at least 1",
+            "engine '0': experts.active 0 is not from 1 to 1000000",
         ),
         (
             {"engines": {"0": {"layout": {"tp": True}}}},
-            "engine '0': layout.tp true is not a whole number of at least 1",
+            "engine '0': layout.tp true is not a whole number",
         ),
         ({"engines": {"0": {"layout": []}}}, "engine '0': layout [] is not an object"),
     ],

@@ -77,6 +77,33 @@ def test_a_server_without_such_counters_is_refused(bad: str) -> None:
         read(bad)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'vllm:prompt_tokens_total{engine="0"} NaN',
+        'vllm:prompt_tokens_total{engine="0"} +Inf',
+        'vllm:prompt_tokens_total{engine="0"} -1',
+        'vllm:num_requests_running{engine="0"} 1e300',
+        'vllm:request_success_total{engine="0"} NaN',
+        *("\n".join(f'vllm:num_requests_running{{engine="{i}"}} 1' for i in range(65)),),
+        *("\n".join(f'vllm:request_success_total{{finished_reason="{i}"}} 1' for i in range(101)),),
+    ],
+)
+def test_counters_that_no_server_has_are_refused(line: str) -> None:
+    """A number that is none, or names without end: said, not believed, and no thread ends."""
+    with pytest.raises(ScrapeError):
+        read(text(1, 0, 1, 0, 0) + line + "\n")
+
+
+def test_a_leap_of_the_counters_is_no_work() -> None:
+    """Billions of tokens in a second are another server's counters: a new life, and no step of a
+    million rows."""
+    events = told(text(1, 0, 0, 0, 0), text(10**15, 0, 0, 0, 0), text(10**15 + 7, 0, 0, 0, 0))
+    assert [len(e.work) for e in events if isinstance(e, Step)] == [1]
+    events = told(text(1, 0, 0, 0, 0), text(1, 0, 0, 0, 10**15))
+    assert not [e for e in events if isinstance(e, RequestClosed)]
+
+
 def test_what_grew_is_one_step() -> None:
     """Tokens computed are those of the prompts less the cached ones; what ran before counts not."""
     ready, opened, step, *_ = told(text(900, 100, 50, 1, 0), text(1900, 300, 90, 1, 0))
