@@ -275,7 +275,11 @@ def test_a_forked_process_goes_on_for_its_parent(child: int) -> None:
     assert scene.refused == {"stray": 1}
 
 
-@pytest.mark.parametrize(("peer", "known"), [(ME, ME.pid), (HIDDEN, None), (None, 77)])
+@pytest.mark.parametrize(
+    ("peer", "known"),
+    [(ME, ME.pid), (HIDDEN, None), (None, 77)],
+    ids=["seen", "hidden", "not told"],
+)
 def test_the_pid_is_the_kernels(peer: Peer | None, known: int | None) -> None:
     """What an engine says counts only where the kernel says nothing: in a container it is another
     number's process here."""
