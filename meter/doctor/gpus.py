@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meter.doctor.finding import Finding, Level
 from meter.doctor.machine import Machine
 from meter.power.errors import (
@@ -43,8 +45,9 @@ def _look(machine: Machine) -> list[Finding]:
         if not found:
             return [_none(machine)]
         return [_of(machine, one) for one in found]
-    except PowerError as error:
-        return [Finding("gpu", Level.NO, str(error), "see whether `nvidia-smi` works")]
+    except Exception as error:
+        said = str(error) if isinstance(error, PowerError) else f"NVML broke: {error!r:.200}"
+        return [Finding("gpu", Level.NO, said, "see whether `nvidia-smi` works")]
     finally:
         session.end()
 
@@ -86,7 +89,15 @@ def _none(machine: Machine) -> Finding:
 
 
 def _of(machine: Machine, found: Found) -> Finding:
-    """One GPU that NVML shows."""
+    """One GPU that NVML shows; what of it cannot be read is named, and costs nothing else."""
+    finding = _of_board(machine, found)
+    if not found.odd:
+        return finding
+    facts = ", ".join(dict.fromkeys(found.odd))
+    return replace(finding, text=f"{finding.text}; not to be read of it: {facts}")
+
+
+def _of_board(machine: Machine, found: Found) -> Finding:
     area = f"gpu {found.index}"
     gpu = found.gpu
     if gpu is None or found.problem is not None:

@@ -72,7 +72,12 @@ _NVML: dict[int, tuple[type[PowerError], str]] = {
 
 def nvml_error(call: str, error: Any) -> PowerError:
     """The ``PowerError`` for a failed NVML call; ``error`` is a ``pynvml.NVMLError``."""
-    kind, remedy = _NVML.get(getattr(error, "value", -1), (ReadError, "see the NVML documentation"))
-    raised = kind(f"{call} failed: {error}; {remedy}")
+    code = getattr(error, "value", -1)
+    kind, remedy = _NVML.get(code, (ReadError, "see the NVML documentation"))
+    try:
+        words = str(error)
+    except Exception:  # the driver's own words for it may be unreadable, too
+        words = f"code {code}"
+    raised = kind(f"{call} failed: {words}; {remedy}")
     raised.__cause__ = error
     return raised

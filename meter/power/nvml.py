@@ -17,8 +17,9 @@ import pynvml
 
 from meter.model import Device, Quality, Reading
 from meter.power.errors import PowerError
-from meter.power.nvml_calls import call, count, optional
-from meter.power.nvml_find import board_of, examine, select, select_more
+from meter.power.nvml_calls import call, count, optional, processes
+from meter.power.nvml_facts import Facts
+from meter.power.nvml_find import board_of, examine, select, select_more, uuid_of
 from meter.power.nvml_gpu import Gpu
 from meter.power.nvml_session import Session
 
@@ -73,8 +74,9 @@ class NvmlSource:
         """
         with self._session.call():
             found = examine(self._quality, known=self._gpus)
-            self.on_host = max(self.on_host, len(self._gpus) + len(found))
-            gpus, problems = select_more(found, self._wanted)
+            self.on_host = max(self.on_host, len(found))
+            fresh = [one for one in found if one.gpu is None or one.gpu.device.id not in self._gpus]
+            gpus, problems = select_more(fresh, self._wanted)
             self._gpus = {**self._gpus, **{gpu.device.id: gpu for gpu in gpus}}
         # One that is gone may not even be counted: it is still missing.
         missing = len(self._left_out) - len(gpus)
@@ -124,9 +126,9 @@ def devices_of(pids: Iterable[int]) -> list[str]:
     try:
         for index in range(count()):
             handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
-            running = handle and optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
-            if wanted & {process.pid for process in running or ()}:
-                found.append(str(call("UUID", pynvml.nvmlDeviceGetUUID, handle)))
+            running = processes(handle) if handle is not None else None
+            if running and wanted & set(running):
+                found.append(uuid_of(handle, Facts()))
     finally:
         pynvml.nvmlShutdown()
     return found

@@ -8,8 +8,9 @@ where it does, the figures are the board's.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import pynvml
@@ -20,98 +21,171 @@ from meter.power.errors import (
     NoDeviceError,
     NoPermissionError,
     PowerError,
+    ReadError,
     UnsupportedError,
     nvml_error,
 )
 from meter.power.nvml_calls import call, count, optional
+from meter.power.nvml_facts import Facts, readable
 from meter.power.nvml_gpu import COUNTER, Gpu, best_way
 
 #: These last as long as the meter; after any other problem trying again may help.
 _HOPELESS = (UnsupportedError, NoPermissionError)
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
+_MIG_OFF, _MIG_ON = 0, 1
+#: A board without a readable UUID is named so, with its place on the bus.
+PCI = "PCI-"
+_PCI_SIGNS = frozenset("0123456789abcdef:.")
+_NOT_IN_NAMES = frozenset(" /\\\"'")
+#: Beyond these a figure is nonsense: what no board has, generously.
+_LIMIT_MW_MIN, _LIMIT_MW_MAX = 3_000, 20_000_000
+_CLOCK_MHZ_MAX = 50_000
+_BUS_BITS_MAX = 131_072
+_INSTANCES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A GPU that NVML counts: what is known of it, and why it cannot be metered (if so)."""
+    """A GPU that NVML counts: what is known of it, and why it cannot be metered (if so).
+
+    ``odd``: the facts that could not be read, or were nonsense; ``instances``: its MIG instances.
+    """
 
     index: str
     gpu: Gpu | None
     problem: PowerError | None
+    odd: tuple[str, ...] = ()
+    instances: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         return f"{self.index} ({self.gpu.device.id if self.gpu else 'unreadable'})"
 
     def is_named(self, name: str) -> bool:
+        """By its index, its UUID or the beginning of that, or so by one of its instances."""
+        if name == self.index:
+            return True
         uuid = self.gpu.device.id if self.gpu else ""
-        return name == self.index or (name.startswith("GPU-") and uuid.startswith(name))
+        if name.startswith("MIG-GPU-"):  # drivers before R470: MIG-<board's UUID>/<GI>/<CI>
+            return bool(uuid) and uuid.startswith(name.removeprefix("MIG-").partition("/")[0])
+        if name.startswith("MIG-"):
+            return any(instance.startswith(name) for instance in self.instances)
+        return name.startswith("GPU-") and uuid.startswith(name)
 
 
-def examine(quality: Quality, known: Container[str] = ()) -> list[Found]:
-    """Every GPU of the host, in NVML's order, with what is wrong with it; but for those whose UUID
-    is ``known``."""
-    driver = optional(pynvml.nvmlSystemGetDriverVersion)
-    return [_examine(i, quality, driver) for i in range(count()) if _uuid(i) not in known]
+def examine(quality: Quality, known: Mapping[str, Gpu] = MappingProxyType({})) -> list[Found]:
+    """Every GPU of the host, in NVML's order, with what is wrong with it. Those whose UUID is
+    ``known`` are not asked again. Raises ``PowerError`` where NVML itself fails."""
+    facts = Facts()
+    driver = facts.text("driver version", pynvml.nvmlSystemGetDriverVersion)
+    found: list[Found] = []
+    for index in range(count()):
+        one = _examine(index, quality, driver, known)
+        if one.gpu is not None and any(
+            other.gpu is not None and other.gpu.device.id == one.gpu.device.id for other in found
+        ):
+            problem = ReadError(f"GPU {index}: it has the UUID of another GPU, {one.gpu.device.id}")
+            one = Found(one.index, None, problem)
+        found.append(replace(one, odd=(*facts.odd, *one.odd)))
+    return found
 
 
-def _uuid(index: int) -> str | None:
-    """``None`` where the GPU does not tell."""
-    handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
-    return None if handle is None else optional(pynvml.nvmlDeviceGetUUID, handle)
-
-
-def _examine(index: int, quality: Quality, driver: str | None) -> Found:
+def _examine(index: int, quality: Quality, driver: str | None, known: Mapping[str, Gpu]) -> Found:
+    """One board. Whatever goes wrong with it is its own problem."""
+    facts = Facts()
     gpu = None
     try:
-        gpu = _describe(index, quality, driver)
+        handle = call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
+        uuid = uuid_of(handle, facts)
+        if uuid in known:
+            instances = tuple(_instances(handle, facts))
+            return Found(str(index), known[uuid], None, instances=instances)
+        gpu = _describe(index, uuid, handle, quality, driver, facts)
+        instances = tuple(_instances(handle, facts))
         gpu.way = _best_way(gpu)
-    except PowerError as error:
-        problem = type(error)(f"GPU {index}: {error}")
-        problem.__cause__ = error.__cause__
-        return Found(str(index), gpu, problem)
+    except Exception as error:
+        kind = type(error) if isinstance(error, PowerError) else ReadError
+        problem = kind(f"GPU {index}: {error!s:.300}")
+        problem.__cause__ = error.__cause__ or error
+        return Found(str(index), gpu, problem, tuple(facts.odd))
     if gpu.way is not COUNTER:
         # Its power is measured; its energy is what is made of that.
         estimated = worst([quality, Quality.ESTIMATED])
         assert estimated is not None
         note = "; ".join(filter(None, (gpu.way.label, gpu.device.note)))
         gpu.device = replace(gpu.device, quality=estimated, note=note)
-    return Found(str(index), gpu, None)
+    return Found(str(index), gpu, None, tuple(facts.odd), instances)
 
 
-def _describe(index: int, quality: Quality, driver: str | None) -> Gpu:
+def uuid_of(handle: Any, facts: Facts) -> str:
+    """What names the board: its UUID; where that cannot be read its place on the PCI bus, which
+    serves as well as long as the machine runs. Raises ``PowerError`` where it has neither."""
+    uuid = facts.text("UUID", pynvml.nvmlDeviceGetUUID, handle)
+    if uuid is not None and uuid.isascii() and not set(uuid) & _NOT_IN_NAMES:
+        return uuid
+    pci = facts.any("PCI address", pynvml.nvmlDeviceGetPciInfo, handle)
+    bus = readable(pci.busId) if pci is not None else None
+    if bus is None or not set(bus.lower()) <= _PCI_SIGNS:
+        raise ReadError("neither its UUID nor its PCI address can be read")
+    return f"{PCI}{bus}"
+
+
+def _describe(
+    index: int, uuid: str, handle: Any, quality: Quality, driver: str | None, facts: Facts
+) -> Gpu:
     """``nvidia-smi --query-gpu=index,uuid,name,driver_version,enforced.power.limit``."""
-    handle = call("handle", pynvml.nvmlDeviceGetHandleByIndex, index)
-    limit_mw = optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    sm_mhz = optional(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM)
-    memory_mhz = optional(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_MEM)
+    name = facts.text("name", pynvml.nvmlDeviceGetName, handle)
+    limit_mw = facts.number(
+        "power limit", _LIMIT_MW_MAX, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle
+    )
+    if limit_mw is not None and limit_mw < _LIMIT_MW_MIN:
+        facts.odd.append("power limit")
+        limit_mw = None
+    clocks_mhz = _max_clocks(handle, facts)
     device = Device(
-        id=str(call("UUID", pynvml.nvmlDeviceGetUUID, handle)),
-        name=str(call("name", pynvml.nvmlDeviceGetName, handle)),
+        id=uuid,
+        name=name or "NVIDIA GPU (its name cannot be read)",
         quality=quality,
         index=str(index),
-        mem_bandwidth=_bandwidth(handle, memory_mhz),
+        mem_bandwidth=_bandwidth(handle, clocks_mhz[1], facts),
         power_limit_w=limit_mw / 1000 if limit_mw else None,
-        driver=str(driver) if driver else None,
-        clocks_mhz=_application_clocks(handle) or _pair(sm_mhz, memory_mhz),
-        note=_part_of_a_board(handle),
+        driver=driver,
+        clocks_mhz=_application_clocks(handle) or _pair(*clocks_mhz),
+        note=_part_of_a_board(handle, facts),
     )
     return Gpu(device, handle)
 
 
-def _part_of_a_board(handle: Any) -> str | None:
+def _part_of_a_board(handle: Any, facts: Facts) -> str | None:
     """What to say of a board that others share: MIG (``nvidia-smi -L``) or vGPU."""
-    if optional(pynvml.nvmlDeviceGetVirtualizationMode, handle) == _VGPU:
+    mode = facts.any("virtualization mode", pynvml.nvmlDeviceGetVirtualizationMode, handle)
+    if mode == _VGPU:
         return "a vGPU: what its host shows of the board, other guests included"
-    mode = optional(pynvml.nvmlDeviceGetMigMode, handle)
-    if not mode or not mode[0]:
+    mode = facts.any("MIG mode", pynvml.nvmlDeviceGetMigMode, handle)
+    if not mode or mode[0] == _MIG_OFF:
         return None
-    most = optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
-    instances = [
-        optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, i) for i in range(most)
-    ]
-    number = sum(instance is not None for instance in instances)
-    return f"the whole board, shared by {number} MIG instances"
+    if mode[0] != _MIG_ON:
+        facts.odd.append("MIG mode")
+        return None
+    number = len(list(_instances(handle, facts)))
+    return f"the whole board, shared by {number or 'its'} MIG instances"
+
+
+def _instances(handle: Any, facts: Facts) -> Iterator[str]:
+    """The UUIDs of the board's MIG instances."""
+    most = facts.any("MIG instances", pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+    for i in range(min(most, _INSTANCES_MAX)):
+        instance = optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, i)
+        if instance is not None:
+            yield facts.text("MIG instances", pynvml.nvmlDeviceGetUUID, instance) or "MIG-?"
+
+
+def _max_clocks(handle: Any, facts: Facts) -> tuple[int | None, int | None]:
+    """``nvidia-smi --query-gpu=clocks.max.sm,clocks.max.memory``."""
+    ask = pynvml.nvmlDeviceGetMaxClockInfo
+    sm_mhz = facts.number("clocks", _CLOCK_MHZ_MAX, ask, handle, pynvml.NVML_CLOCK_SM)
+    memory_mhz = facts.number("clocks", _CLOCK_MHZ_MAX, ask, handle, pynvml.NVML_CLOCK_MEM)
+    return sm_mhz, memory_mhz
 
 
 def _application_clocks(handle: Any) -> tuple[int, int] | None:
@@ -120,17 +194,19 @@ def _application_clocks(handle: Any) -> tuple[int, int] | None:
     Where the board has them they say more than ``clocks.max.sm`` and ``clocks.max.memory``, which
     never change. Clocks that were locked (``nvidia-smi -lgc``) NVML does not tell.
     """
+    facts, ask = Facts(), pynvml.nvmlDeviceGetApplicationsClock
     kinds = (pynvml.NVML_CLOCK_GRAPHICS, pynvml.NVML_CLOCK_MEM)
-    return _pair(*(optional(pynvml.nvmlDeviceGetApplicationsClock, handle, kind) for kind in kinds))
+    return _pair(*(facts.number("clocks", _CLOCK_MHZ_MAX, ask, handle, kind) for kind in kinds))
 
 
 def _pair(sm_mhz: int | None, memory_mhz: int | None) -> tuple[int, int] | None:
-    return (int(sm_mhz), int(memory_mhz)) if sm_mhz and memory_mhz else None
+    return (sm_mhz, memory_mhz) if sm_mhz and memory_mhz else None
 
 
-def _bandwidth(handle: Any, clock_mhz: int | None) -> float | None:
+def _bandwidth(handle: Any, clock_mhz: int | None, facts: Facts) -> float | None:
     """Peak memory bandwidth in bytes a second: two transfers a clock over the bus's width."""
-    bits = optional(pynvml.nvmlDeviceGetMemoryBusWidth, handle)
+    ask = pynvml.nvmlDeviceGetMemoryBusWidth
+    bits = facts.number("memory bus", _BUS_BITS_MAX, ask, handle)
     return 2e6 * clock_mhz * bits / 8 if clock_mhz and bits else None
 
 
@@ -172,8 +248,7 @@ def select_more(
     found: Sequence[Found], wanted: Sequence[str]
 ) -> tuple[tuple[Gpu, ...], tuple[PowerError, ...]]:
     """As ``select``, of GPUs that were not metered so far."""
-    boards = [board for name in wanted if (board := board_of(name)) is not None]
-    asked = [one for one in found if not wanted or any(map(one.is_named, boards))]
+    asked = [one for one in found if not wanted or any(map(one.is_named, wanted))]
     gpus = tuple(one.gpu for one in asked if one.gpu is not None and one.problem is None)
     _say_what_figures_are(gpus)
     return gpus, _hopeful(tuple(one.problem for one in asked if one.problem is not None))
@@ -191,10 +266,8 @@ def _say_what_figures_are(gpus: Iterable[Gpu]) -> None:
 
 
 def _match(name: str, found: Sequence[Found]) -> Found:
-    """The one GPU of this name: its index, its UUID, or the beginning of that; for a MIG instance
-    its board."""
-    board = board_of(name) if name.startswith("MIG-") else name
-    matches = [one for one in found if board is not None and one.is_named(board)]
+    """The one GPU of this name (``Found.is_named``). Raises ``NoDeviceError``."""
+    matches = [one for one in found if one.is_named(name)]
     if len(matches) != 1:
         known = ", ".join(one.label for one in found)
         problem = "names several GPUs" if matches else "is no GPU of this host"
@@ -203,14 +276,17 @@ def _match(name: str, found: Sequence[Found]) -> Found:
 
 
 def board_of(name: str) -> str | None:
-    """The UUID of the board of a MIG instance, by the instance's UUID; ``None`` where NVML knows
-    none. Any other name is its own."""
+    """The UUID of the board of a MIG instance, by the instance's UUID or the beginning of it;
+    ``None`` where NVML knows none, or several boards. Any other name is its own."""
     if not name.startswith("MIG-"):
         return name
     if name.startswith("MIG-GPU-"):  # drivers before R470: MIG-<board's UUID>/<GI>/<CI>
         return name.removeprefix("MIG-").partition("/")[0]
-    instance = optional(pynvml.nvmlDeviceGetHandleByUUID, name)
-    if instance is None:
-        return None
-    board = optional(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
-    return None if board is None else str(call("UUID", pynvml.nvmlDeviceGetUUID, board))
+    found = set()
+    for index in range(count()):
+        handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+        if handle is not None and any(
+            instance.startswith(name) for instance in _instances(handle, Facts())
+        ):
+            found.add(optional(pynvml.nvmlDeviceGetUUID, handle))
+    return found.pop() if len(found) == 1 else None

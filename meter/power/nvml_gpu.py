@@ -7,6 +7,8 @@ only one on old drivers). What is integrated is ``estimated``, and says so in th
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,6 +24,9 @@ _INSTANT = pynvml.NVML_FI_DEV_POWER_INSTANT
 _AVERAGE = pynvml.NVML_FI_DEV_POWER_AVERAGE
 #: The board has no counter (before Volta), or its driver no such field or call.
 _NO_COUNTER = frozenset((3, 13))
+#: Nonsense beyond: what no board draws, and what none has drawn in its life (3 GWh).
+_POWER_W_MAX = 20_000.0
+_ENERGY_MJ_MAX = 10**16
 
 
 class Way(NamedTuple):
@@ -63,7 +68,7 @@ class Gpu:
         self.code = 0
         try:
             if self.handle is None:  # NVML was started anew
-                self.handle = pynvml.nvmlDeviceGetHandleByUUID(self.device.id)
+                self.handle = handle_of(self.device.id)
             if self.way is COUNTER:
                 energy_uj, power_w = self._count()
             else:
@@ -72,6 +77,8 @@ class Gpu:
             self.code, error, power_w = failure.code, str(failure), failure.power_w
         except pynvml.NVMLError as failure:
             self.code, error = failure.value, str(nvml_error("NVML's field values", failure))
+        except Exception as failure:  # whatever else the binding makes of an answer
+            error = f"NVML's field values cannot be read: {failure!r:.200}"
         done_ns = time.monotonic_ns()
         t_ns = (begun_ns + done_ns) // 2
         if self.way is not COUNTER and power_w is not None:
@@ -83,10 +90,13 @@ class Gpu:
         """Counter (µJ) and instant power (W), in one call."""
         energy, power = pynvml.nvmlDeviceGetFieldValues(self.handle, [_ENERGY, _INSTANT])
         has_power = power.nvmlReturn == pynvml.NVML_SUCCESS
-        power_w = power.value.uiVal / 1000 if has_power else None
+        power_w = plausible_w(power) if has_power else None
         if energy.nvmlReturn != pynvml.NVML_SUCCESS:
             raise _FieldError("total-energy", energy.nvmlReturn, power_w)
-        return int(energy.value.ullVal) * 1000, power_w
+        counted_mj = _number(energy, "ullVal")
+        if not 0 <= counted_mj <= _ENERGY_MJ_MAX:
+            raise _OddError(f"NVML's total-energy field shows {counted_mj:.3g} mJ", power_w)
+        return int(counted_mj) * 1000, power_w
 
 
 class _FieldError(Exception):
@@ -98,14 +108,57 @@ class _FieldError(Exception):
         self.power_w = power_w
 
 
+class _OddError(_FieldError):
+    """The field worked, and shows what no board can."""
+
+    def __init__(self, said: str, power_w: float | None = None) -> None:
+        Exception.__init__(self, f"{said}, which no board can")
+        self.code = 0
+        self.power_w = power_w
+
+
+def _number(field: Any, whole: str = "uiVal") -> int | float:
+    """A field's value: ``whole`` is the integer that is expected there. Raises ``_OddError``.
+
+    The driver gives a type with it. A double so small is an integer whose type was not given.
+    """
+    value = field.value.dVal
+    if field.valueType != pynvml.NVML_VALUE_TYPE_DOUBLE or abs(value) < sys.float_info.min:
+        value = getattr(field.value, whole)
+    if not math.isfinite(value):
+        raise _OddError(f"NVML's field {field.fieldId} shows {value}")
+    return float(value) if isinstance(value, float) else int(value)
+
+
+def plausible_w(field: Any) -> float | None:
+    """The power that a field shows; ``None`` where no board draws so much."""
+    try:
+        power_w = float(_number(field)) / 1000
+    except _OddError:
+        return None
+    return power_w if 0 <= power_w <= _POWER_W_MAX else None
+
+
+def handle_of(id: str) -> Any:
+    """The board of this id, by its UUID or, where it was named so, its place on the bus."""
+    if id.startswith("PCI-"):
+        return pynvml.nvmlDeviceGetHandleByPciBusId(id.removeprefix("PCI-"))
+    return pynvml.nvmlDeviceGetHandleByUUID(id)
+
+
 def power_now_w(handle: Any, way: Way) -> float:
     """The power by which this way integrates. Raises ``pynvml.NVMLError`` or ``_FieldError``."""
     if not way.power:
-        return float(pynvml.nvmlDeviceGetPowerUsage(handle)) / 1000
-    (power,) = pynvml.nvmlDeviceGetFieldValues(handle, [way.power])
-    if power.nvmlReturn != pynvml.NVML_SUCCESS:
-        raise _FieldError("power", power.nvmlReturn)
-    return float(power.value.uiVal) / 1000
+        power_w = float(pynvml.nvmlDeviceGetPowerUsage(handle)) / 1000
+        shown_w = power_w if power_w <= _POWER_W_MAX else None
+    else:
+        (power,) = pynvml.nvmlDeviceGetFieldValues(handle, [way.power])
+        if power.nvmlReturn != pynvml.NVML_SUCCESS:
+            raise _FieldError("power", power.nvmlReturn)
+        shown_w = plausible_w(power)
+    if shown_w is None:
+        raise _OddError("NVML's power is more than 20 kW")
+    return shown_w
 
 
 def _counter_code(handle: Any) -> int:
