@@ -65,7 +65,8 @@ class PowerSettings(Section):
     source: Literal["auto", "nvml", "cpu", "simulated"] = Field(
         default="auto",
         description="nvml: the GPUs' energy counters; cpu: this machine's CPU (RAPL, else an "
-        "estimate); auto: nvml where it works, else cpu; simulated: the demo's card, without NVML.",
+        "estimate); auto: nvml where there are GPUs, else cpu; simulated: the demo's card, without "
+        "NVML.",
     )
     nvml_library: Path | None = Field(
         default=None,

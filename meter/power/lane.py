@@ -26,7 +26,7 @@ import structlog
 from meter.model import Device, DeviceFound, Event, Reading
 from meter.power.instead import Instead, estimated
 from meter.power.owner import NoLockError, Ownership
-from meter.power.source import PowerSource
+from meter.power.source import LooksAgain, PowerSource
 from meter.power.watch import Watch
 
 _JITTER = 0.08
@@ -70,7 +70,8 @@ class LaneState:
 
 
 class Lane:
-    """Polls ``device`` every ``period_ns`` and pushes each reading, until ``stopping``.
+    """Polls ``device`` every ``period_ns`` and pushes each reading, until ``stopping`` is set: by
+    ``stop``, or by who gave it.
 
     ``offset``: where in the period, from 0 to 1; ``push`` must not block. With ``ownership`` it
     reads only what it owns, and takes over when the owner ends.
@@ -89,7 +90,8 @@ class Lane:
         beside: bool = False,
     ) -> None:
         self._source = source
-        self._device = device
+        self._device = self._told = device
+        self._describes = source if isinstance(source, LooksAgain) else None
         self._push = push
         self._period_ns = period_ns
         self._stopping = stopping
@@ -180,12 +182,30 @@ class Lane:
             due_ns = first_ns + round((number + jitter) * self._period_ns)
             self._stopping.wait(max(0, due_ns - done_ns) / 1e9)
 
+    def stop(self) -> None:
+        """One last poll, then the end: the device is let go."""
+        self._stopping.set()
+
     def _read(self, late_s: float) -> None:
         try:
             for reading in self._source.read(self._device.id):
+                self._hear(reading.t_ns)
                 self._take(self._checked(replace(reading, late_s=late_s)))
         except Exception as error:
             self._failed(repr(error))
+
+    def _hear(self, t_ns: int) -> None:
+        """What the source says of the device now: its energy may be had in another way."""
+        if self._describes is None or self._instead is not None:
+            return
+        told = self._describes.described(self._device.id)
+        if told == self._told:
+            return
+        self._device = self._told = told
+        self._watch = Watch(told)
+        self.state = replace(self.state, device=told)
+        self._say("device_changed", figures=told.note or "its energy counter")
+        self._push(DeviceFound(t_ns, told, engines=()))
 
     def _take(self, reading: Reading) -> None:
         if reading.error is not None:

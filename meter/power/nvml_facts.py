@@ -23,6 +23,7 @@ _ABSENT = frozenset(
     )
 )
 _TEXT_MAX = 96
+_BAD = "\ufffd"
 
 
 class Facts:
@@ -41,7 +42,7 @@ class Facts:
             self._failed(what, error)
             return None
         text = readable(raw)
-        if text is None or text != _plain(raw):
+        if text is None or _BAD in text:
             self._is_odd(what)
         return text
 
@@ -75,7 +76,7 @@ class Facts:
 def readable(raw: Any) -> str | None:
     """A text as it can be shown: bounded, bad bytes and control signs replaced; ``None`` where
     nothing is left."""
-    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in _plain(raw))
+    text = "".join(sign if sign.isprintable() else _BAD for sign in _plain(raw))
     return text[:_TEXT_MAX].strip() or None
 
 

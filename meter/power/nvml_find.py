@@ -16,21 +16,17 @@ from typing import Any
 import pynvml
 import structlog
 
-from meter.model import Device, Quality, worst
+from meter.model import Device, Quality
 from meter.power.errors import (
     NoDeviceError,
-    NoPermissionError,
     PowerError,
     ReadError,
-    UnsupportedError,
     nvml_error,
 )
 from meter.power.nvml_calls import call, count, optional
 from meter.power.nvml_facts import Facts, readable
-from meter.power.nvml_gpu import COUNTER, Gpu, best_way
+from meter.power.nvml_gpu import Gpu, Way, best_way
 
-#: These last as long as the meter; after any other problem trying again may help.
-_HOPELESS = (UnsupportedError, NoPermissionError)
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
 _MIG_OFF, _MIG_ON = 0, 1
 #: A board without a readable UUID is named so, with its place on the bus.
@@ -102,18 +98,12 @@ def _examine(index: int, quality: Quality, driver: str | None, known: Mapping[st
             return Found(str(index), known[uuid], None, instances=instances)
         gpu = _describe(index, uuid, handle, quality, driver, facts)
         instances = tuple(_instances(handle, facts))
-        gpu.way = _best_way(gpu)
+        gpu.go_by(*_best_way(gpu))
     except Exception as error:
         kind = type(error) if isinstance(error, PowerError) else ReadError
         problem = kind(f"GPU {index}: {error!s:.300}")
         problem.__cause__ = error.__cause__ or error
         return Found(str(index), gpu, problem, tuple(facts.odd))
-    if gpu.way is not COUNTER:
-        # Its power is measured; its energy is what is made of that.
-        estimated = worst([quality, Quality.ESTIMATED])
-        assert estimated is not None
-        note = "; ".join(filter(None, (gpu.way.label, gpu.device.note)))
-        gpu.device = replace(gpu.device, quality=estimated, note=note)
     return Found(str(index), gpu, None, tuple(facts.odd), instances)
 
 
@@ -210,7 +200,7 @@ def _bandwidth(handle: Any, clock_mhz: int | None, facts: Facts) -> float | None
     return 2e6 * clock_mhz * bits / 8 if clock_mhz and bits else None
 
 
-def _best_way(gpu: Gpu) -> Any:
+def _best_way(gpu: Gpu) -> tuple[Way, int]:
     """How its energy is had; raises where ``nvidia-smi --query-gpu=power.draw`` has nothing
     either."""
     try:
@@ -219,46 +209,79 @@ def _best_way(gpu: Gpu) -> Any:
         raise nvml_error("NVML's total-energy field", error) from error
 
 
-def select(
-    found: Sequence[Found], wanted: Sequence[str]
-) -> tuple[tuple[Gpu, ...], tuple[PowerError, ...]]:
-    """The devices that were asked for, in that order, all where none was; and of others that
-    cannot be read now, but may be later, why.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The GPUs to meter, of those that there are.
 
-    Raises ``PowerError`` where none can be read, or one that was asked for never will be.
+    ``gpus``: in the order in which they were asked for; ``waiting``: why others are not there that
+    may come; ``never``: why some that were asked for never will.
+    """
+
+    gpus: tuple[Gpu, ...]
+    waiting: tuple[PowerError, ...] = ()
+    never: tuple[PowerError, ...] = ()
+
+
+def choose(
+    found: Sequence[Found], wanted: Sequence[str], as_cuda: bool = False, aloud: bool = True
+) -> Choice:
+    """The GPUs of these names, all where none is given.
+
+    ``as_cuda``: the names are CUDA's list, which ends at the first that is no GPU; ``aloud``: who
+    is left out is said in the log. Raises ``PowerError`` where no GPU is left.
     """
     if not found:
         raise NoDeviceError("NVML works, but there is no GPU: see `nvidia-smi -L`")
-    named = [_match(name, found) for name in wanted] or found
+    named, missing = (list(found), []) if not wanted else _named(found, wanted, as_cuda)
     chosen = {one.index: one for one in named}.values()  # a board may be named twice
-    usable = tuple(one.gpu for one in chosen if one.gpu is not None and one.problem is None)
-    problems = tuple(one.problem for one in chosen if one.problem is not None)
-    hopeful = _hopeful(problems)
-    if problems and (not usable or (wanted and len(hopeful) < len(problems))):
-        raise next((problem for problem in problems if problem not in hopeful), problems[0])
+    gpus = tuple(one.gpu for one in chosen if one.gpu is not None and one.problem is None)
+    problems = [one.problem for one in chosen if one.problem is not None]
+    waiting = [problem for problem in problems if problem.passes]
+    never = [problem for problem in problems if not problem.passes]
+    unreadable = any(one.gpu is None for one in found)
+    if not as_cuda or not named or unreadable:
+        waiting += missing  # CUDA itself does without; but it may be the one that tells nothing
+    if not gpus:
+        raise (waiting or never)[0]
+    if aloud:
+        _say(gpus, waiting, never, missing if as_cuda else [])
+    return Choice(gpus, tuple(waiting), tuple(never) if wanted else ())
+
+
+def _named(
+    found: Sequence[Found], wanted: Sequence[str], as_cuda: bool
+) -> tuple[list[Found], list[PowerError]]:
+    """The GPUs of these names; and of names that are no GPU's, why."""
+    named: list[Found] = []
+    missing: list[PowerError] = []
+    for name in wanted:
+        try:
+            named.append(_match(name, found))
+        except NoDeviceError as error:
+            missing.append(error)
+            if as_cuda:
+                break
+    return named, missing
+
+
+def _say(
+    gpus: Iterable[Gpu],
+    waiting: Iterable[PowerError],
+    never: Iterable[PowerError],
+    ended: Iterable[PowerError],
+) -> None:
     log = structlog.get_logger("joulemeter.power")
-    for problem in problems:
-        note = "it is tried again" if problem in hopeful else "until the meter is started anew"
-        log.warning("gpu_left_out", reason=str(problem), note=note)
-    _say_what_figures_are(usable)
-    return usable, hopeful
+    for problem in waiting:
+        log.warning("gpu_left_out", reason=str(problem), note="it is tried again")
+    for problem in never:
+        log.warning("gpu_left_out", reason=str(problem), note="until the meter is started anew")
+    for problem in ended:
+        log.warning("cuda_list_ends", reason=str(problem), note="CUDA uses the GPUs before it")
+    say_what_figures_are(gpus)
 
 
-def select_more(
-    found: Sequence[Found], wanted: Sequence[str]
-) -> tuple[tuple[Gpu, ...], tuple[PowerError, ...]]:
-    """As ``select``, of GPUs that were not metered so far."""
-    asked = [one for one in found if not wanted or any(map(one.is_named, wanted))]
-    gpus = tuple(one.gpu for one in asked if one.gpu is not None and one.problem is None)
-    _say_what_figures_are(gpus)
-    return gpus, _hopeful(tuple(one.problem for one in asked if one.problem is not None))
-
-
-def _hopeful(problems: tuple[PowerError, ...]) -> tuple[PowerError, ...]:
-    return tuple(problem for problem in problems if not isinstance(problem, _HOPELESS))
-
-
-def _say_what_figures_are(gpus: Iterable[Gpu]) -> None:
+def say_what_figures_are(gpus: Iterable[Gpu]) -> None:
+    """What is to be known of a board's figures, once for each."""
     log = structlog.get_logger("joulemeter.power")
     for gpu in gpus:
         if gpu.device.note is not None:

@@ -3,6 +3,11 @@
 The best way that the board has: its total-energy counter (field 83), else the integral of its power
 (the instant field 186, else the one-second mean 185, else ``nvmlDeviceGetPowerUsage``, which is the
 only one on old drivers). What is integrated is ``estimated``, and says so in the device's note.
+
+Where there is a counter that cannot be read yet ("not ready", a time-out), the power is integrated
+meanwhile, and the counter is asked for again after 1, 2, 4 … at most 60 s. Once it answers, energy
+goes on from what was integrated, by the counter: nothing is lost or counted twice. The board stays
+``estimated`` for a minute more, for what was integrated may still be some request's.
 """
 
 from __future__ import annotations
@@ -10,12 +15,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pynvml
 
-from meter.model import Device, Reading
+from meter.model import Device, Quality, Reading, worst
 from meter.power.errors import nvml_error
 from meter.power.integral import PowerIntegral
 
@@ -23,7 +28,10 @@ _ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
 _INSTANT = pynvml.NVML_FI_DEV_POWER_INSTANT
 _AVERAGE = pynvml.NVML_FI_DEV_POWER_AVERAGE
 #: The board has no counter (before Volta), or its driver no such field or call.
-_NO_COUNTER = frozenset((3, 13))
+NO_COUNTER = frozenset((3, 13))
+_AGAIN_NS, _AGAIN_NS_MAX = 1_000_000_000, 60_000_000_000
+_TRUSTED_NS = 60_000_000_000
+_JUST_NOW = "its counter, which could not be read at first: its power was integrated till then"
 #: Nonsense beyond: what no board draws, and what none has drawn in its life (3 GWh).
 _POWER_W_MAX = 20_000.0
 _ENERGY_MJ_MAX = 10**16
@@ -54,6 +62,32 @@ class Gpu:
     way: Way = COUNTER
     code: int = 0
     _integral: PowerIntegral = field(default_factory=PowerIntegral)
+    _counted: Device | None = None
+    _again_ns: int = 0
+    _pause_ns: int = 0
+    _before_uj: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Is there a counter that cannot be read yet?"""
+        return self._counted is not None and self.way is not COUNTER
+
+    def go_by(self, way: Way, code: int) -> None:
+        """How its energy is had; ``code``: why the counter is not read, where there is one."""
+        self.way = way
+        if way is COUNTER:
+            return
+        # Its power is measured; its energy is what is made of that.
+        estimated = worst([self.device.quality, Quality.ESTIMATED])
+        assert estimated is not None
+        label = way.label
+        if code not in NO_COUNTER:
+            self._counted = self.device
+            self._pause_ns = _AGAIN_NS
+            self._again_ns = time.monotonic_ns() + self._pause_ns
+            label = f"{label}, until its counter can be read"
+        note = "; ".join(filter(None, (label, self.device.note)))
+        self.device = replace(self.device, quality=estimated, note=note)
 
     def read(self) -> Reading:
         """One poll; where it fails it has no energy and says why.
@@ -66,11 +100,14 @@ class Gpu:
         power_w: float | None = None
         error: str | None = None
         self.code = 0
+        if self._counted is not None and begun_ns >= self._again_ns:
+            self._ask_again(begun_ns)
         try:
             if self.handle is None:  # NVML was started anew
                 self.handle = handle_of(self.device.id)
             if self.way is COUNTER:
                 energy_uj, power_w = self._count()
+                energy_uj += self._before_uj
             else:
                 power_w = power_now_w(self.handle, self.way)
         except _FieldError as failure:
@@ -85,6 +122,26 @@ class Gpu:
             energy_uj = self._integral.add(t_ns, power_w)
         latency_s = (done_ns - begun_ns) / 1e9
         return Reading(self.device.id, t_ns, energy_uj, power_w, latency_s, error=error)
+
+    def _ask_again(self, now_ns: int) -> None:
+        """For a counter that could not be read so far; later, for its full trust."""
+        assert self._counted is not None
+        if self.way is COUNTER:
+            self.device, self._counted = self._counted, None
+            return
+        self._pause_ns = min(2 * self._pause_ns, _AGAIN_NS_MAX)
+        self._again_ns = now_ns + self._pause_ns
+        try:
+            counted_uj, power_w = self._count()
+        except Exception:  # it will be asked for again
+            return
+        if power_w is None:
+            return
+        self._before_uj = self._integral.add(time.monotonic_ns(), power_w) - counted_uj
+        self.way = COUNTER
+        self._again_ns = now_ns + _TRUSTED_NS
+        note = "; ".join(filter(None, (_JUST_NOW, self._counted.note)))
+        self.device = replace(self.device, note=note)
 
     def _count(self) -> tuple[int, float | None]:
         """Counter (µJ) and instant power (W), in one call."""
@@ -169,20 +226,25 @@ def _counter_code(handle: Any) -> int:
     return int(energy.nvmlReturn)
 
 
-def best_way(handle: Any) -> Way:
-    """The counter where there is one, else the best power that there is.
+def best_way(handle: Any) -> tuple[Way, int]:
+    """The counter where it can be read, else the best power that there is; and NVML's code for the
+    counter: one of ``NO_COUNTER`` where there is none, another where it may come.
 
     Raises ``pynvml.NVMLError``: ``NOT_SUPPORTED`` where there is none, else what failed.
     """
     code = _counter_code(handle)
     if code == pynvml.NVML_SUCCESS:
-        return COUNTER
-    if code not in _NO_COUNTER:
-        raise pynvml.NVMLError(code)
+        return COUNTER, code
+    codes = [code]
     for way in (INSTANT, AVERAGE, USAGE):
         try:
             power_now_w(handle, way)
-        except (pynvml.NVMLError, _FieldError):
-            continue
-        return way
-    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        except _FieldError as error:
+            codes.append(error.code)
+        except pynvml.NVMLError as error:
+            codes.append(int(error.value))
+        else:
+            return way, code
+    # What it has and does not show now counts for more than what it has not.
+    passing = [failed for failed in codes if failed and failed not in NO_COUNTER]
+    raise pynvml.NVMLError(passing[0] if passing else pynvml.NVML_ERROR_NOT_SUPPORTED)
