@@ -99,8 +99,9 @@ class PowerSettings(Section):
     )
     lock_directory: Path | None = Field(
         default=None,
-        description="Where the devices' locks are, by which one meter alone owns each; all meters "
-        "of a host must share it. Default: /dev/shm/joulemeter.",
+        description="Where the devices' locks are, by which one meter alone owns each, every "
+        "user's in a folder of its own; all meters of a host must share it. Default: /dev/shm, for "
+        "root /run.",
     )
 
     @field_validator("cpu_max_w")

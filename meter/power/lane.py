@@ -101,6 +101,7 @@ class Lane:
         self._watch = Watch(device)
         self._instead: Instead | None = None
         self._slow = False
+        self._ask_ns = 0
         self._said_ns: dict[str, int] = {}
         self._log = structlog.get_logger("joulemeter.power")
         name = f"sampler-{device.index}"
@@ -132,6 +133,14 @@ class Lane:
             owner = ownership.owner()
             self._log.warning("device_not_ours", device=self._device.id, metered_by_pid=owner)
             self.state = replace(self.state, owner=owner)
+        for rival in ownership.rivals() if owned else ():
+            self._log.warning(
+                "device_shared",
+                device=self._device.id,
+                metered_by_pid=rival.pid,
+                of_user=rival.uid,
+                note="both count its joules: add up the figures of one",
+            )
         self.state = replace(self.state, owned=owned)
         return owned
 
@@ -149,13 +158,26 @@ class Lane:
     # --- polling
 
     def _run(self) -> None:
-        if self._wait_for_it():
+        while self._wait_for_it():
             self.poll()
+            if self._stopping.is_set():
+                break
         if self._ownership is not None:
             self._ownership.release()
 
+    def _is_kept(self, now_ns: int) -> bool:
+        """Is the device still ours? Asked once a second: root's meter may have come."""
+        ownership = self._ownership
+        if ownership is None or now_ns < self._ask_ns:
+            return True
+        self._ask_ns = now_ns + round(_ASK_AGAIN_S * 1e9)
+        if ownership.is_kept():
+            return True
+        ownership.release()
+        return self._own()
+
     def poll(self) -> None:
-        """Poll until it is to stop; the last poll comes then."""
+        """Poll until it is to stop (the last poll comes then), or the device is ours no more."""
         first_ns = due_ns = time.monotonic_ns() + self._offset_ns
         self.state = replace(self.state, begun_ns=first_ns)
         self._stopping.wait(self._offset_ns / 1e9)
@@ -173,7 +195,7 @@ class Lane:
                 gap=self._watch.gap,
                 still_s=self._watch.still_s,
             )
-            if stopping:
+            if stopping or not self._is_kept(done_ns):
                 return
             passed = (done_ns - first_ns) // self._period_ns
             missed += max(0, passed - number)

@@ -17,7 +17,7 @@ from meter.power import hardware
 from meter.power.claim import CpuClaim
 from meter.power.errors import PowerError
 from meter.power.nvml import NvmlSource
-from meter.power.owner import DIRECTORY, Ownership
+from meter.power.owner import Ownership
 from meter.power.sampler import PowerSource, Sampler
 from meter.power.visible import BY_BUS, CUDA_VARIABLE, ORDER_VARIABLE, order_is_unclear
 from meter.runtime.devices import Wanted
@@ -96,7 +96,7 @@ def ownership(directory: Path | None, device: Device) -> Ownership | None:
     if device.quality is Quality.SIMULATED and card:
         file = Path(card).resolve()
         return Ownership(device.id, directory or file.parent, f"-{file.name}")
-    return Ownership(device.id, directory or DIRECTORY)
+    return Ownership(device.id, directory)
 
 
 def _with_remedy(error: PowerError) -> PowerError:

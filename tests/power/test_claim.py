@@ -218,7 +218,8 @@ def test_meters_of_a_host_count_one_another(tmp_path: Path) -> None:
     assert count("cpu-meter-", tmp_path) == 2
     other.release()
     assert count("cpu-meter-", tmp_path) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"cpu-meter-{os.getpid()}.lock"]
+    names = {path.name for path in tmp_path.rglob("cpu-meter-*")}
+    assert names == {f"cpu-meter-{os.getpid()}.{kind}" for kind in ("lock", "owner")}
 
 
 def test_an_engine_on_the_cpu_is_metered_on_its_claim(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_nothing_of_a_simulated_card_is_left(metered, card, tmp_path):
     run = metered("--", "true")
     run.started()
     run.end()
-    assert [path.name for path in tmp_path.glob("*.lock")] == [f"{UUID}-card.lock"]
+    locks = tmp_path / f"joulemeter-{os.geteuid()}"
+    assert [path.name for path in locks.iterdir()] == [f"{UUID}-card.lock"]
 
 
 BURN = "while True: pass"
