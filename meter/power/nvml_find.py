@@ -25,7 +25,7 @@ from meter.power.errors import (
 )
 from meter.power.nvml_calls import call, count, optional
 from meter.power.nvml_facts import Facts, readable
-from meter.power.nvml_gpu import Gpu, Way, best_way
+from meter.power.nvml_gpu import Gpu, Way, best_way, is_on_module
 
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
 _MIG_OFF, _MIG_ON = 0, 1
@@ -99,6 +99,8 @@ def _examine(index: int, quality: Quality, driver: str | None, known: Mapping[st
         gpu = _describe(index, uuid, handle, quality, driver, facts)
         instances = tuple(_instances(handle, facts))
         gpu.go_by(*_best_way(gpu))
+        if is_on_module(gpu):
+            gpu.is_on_module()
     except Exception as error:
         kind = type(error) if isinstance(error, PowerError) else ReadError
         problem = kind(f"GPU {index}: {error!s:.300}")

@@ -23,6 +23,13 @@ import pynvml
 from meter.model import Device, Quality, Reading, worst
 from meter.power.errors import nvml_error
 from meter.power.integral import PowerIntegral
+from meter.power.nvml_module import (
+    MODULE_POWER,
+    POWER_UNKNOWN,
+    UNKNOWN,
+    ModuleCheck,
+    is_superchip,
+)
 
 _ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
 _INSTANT = pynvml.NVML_FI_DEV_POWER_INSTANT
@@ -66,6 +73,17 @@ class Gpu:
     _again_ns: int = 0
     _pause_ns: int = 0
     _before_uj: int = 0
+    _module: ModuleCheck | None = None
+    _module_w: float | None = None
+
+    def is_on_module(self) -> None:
+        """It shares a superchip's module: whose its figures are is not known yet."""
+        said = UNKNOWN if self.way is COUNTER else POWER_UNKNOWN
+        self.device = _noted(self.device, said)
+        if self._counted is not None:
+            self._counted = _noted(self._counted, UNKNOWN)
+        if self.way is COUNTER and self.handle is not None and _module_w(self.handle) is not None:
+            self._module = ModuleCheck()
 
     @property
     def waits(self) -> bool:
@@ -120,8 +138,21 @@ class Gpu:
         t_ns = (begun_ns + done_ns) // 2
         if self.way is not COUNTER and power_w is not None:
             energy_uj = self._integral.add(t_ns, power_w)
+        if self._module is not None and energy_uj is not None:
+            self._ask_whose(self._module, t_ns, energy_uj, power_w)
         latency_s = (done_ns - begun_ns) / 1e9
         return Reading(self.device.id, t_ns, energy_uj, power_w, latency_s, error=error)
+
+    def _ask_whose(
+        self, check: ModuleCheck, t_ns: int, energy_uj: int, power_w: float | None
+    ) -> None:
+        """Compare the counter with the module's power, until it is clear whose it is."""
+        before = check.note
+        check.see(t_ns, energy_uj, power_w, self._module_w)
+        if check.note != before:
+            self.device = _noted(self.device, check.note, instead_of=before)
+        if check.is_over:
+            self._module = None
 
     def _ask_again(self, now_ns: int) -> None:
         """For a counter that could not be read so far; later, for its full trust."""
@@ -145,7 +176,10 @@ class Gpu:
 
     def _count(self) -> tuple[int, float | None]:
         """Counter (µJ) and instant power (W), in one call."""
-        energy, power = pynvml.nvmlDeviceGetFieldValues(self.handle, [_ENERGY, _INSTANT])
+        asked = [_ENERGY, _INSTANT, *([MODULE_POWER] if self._module is not None else [])]
+        energy, power, *module = pynvml.nvmlDeviceGetFieldValues(self.handle, asked)
+        shown = [field for field in module if field.nvmlReturn == pynvml.NVML_SUCCESS]
+        self._module_w = plausible_w(shown[0]) if shown else None
         has_power = power.nvmlReturn == pynvml.NVML_SUCCESS
         power_w = plausible_w(power) if has_power else None
         if energy.nvmlReturn != pynvml.NVML_SUCCESS:
@@ -194,6 +228,29 @@ def plausible_w(field: Any) -> float | None:
     except _OddError:
         return None
     return power_w if 0 <= power_w <= _POWER_W_MAX else None
+
+
+def _module_w(handle: Any) -> float | None:
+    """The power of the module that a superchip's GPU is on; ``None`` where none is told.
+    ``nvidia-smi --query-gpu=module.power.draw.instant``."""
+    try:
+        (power,) = pynvml.nvmlDeviceGetFieldValues(handle, [MODULE_POWER])
+    except Exception:
+        return None
+    if power.nvmlReturn != pynvml.NVML_SUCCESS:
+        return None
+    return plausible_w(power) or None
+
+
+def _noted(device: Device, said: str, instead_of: str | None = None) -> Device:
+    """The device with that in its note, after what else is there."""
+    parts = [part for part in (device.note or "").split("; ") if part not in ("", instead_of)]
+    return replace(device, note="; ".join((*parts, said)))
+
+
+def is_on_module(gpu: Gpu) -> bool:
+    """Is this a superchip's GPU, by its name or by the power of a module that it tells?"""
+    return is_superchip(gpu.device.name) or _module_w(gpu.handle) is not None
 
 
 def handle_of(id: str) -> Any:
