@@ -15,13 +15,15 @@ from meter.power import hardware
 @dataclass(frozen=True, slots=True)
 class Machine:
     """``root``: where ``/dev``, ``/proc`` and ``/sys`` are; ``python``: where vLLM may be besides
-    its command's; ``driver_within_s``: how long the driver may take to answer."""
+    its command's; ``driver_within_s``: how long the driver may take to answer; ``named``: where
+    vLLM is, as a person said: a Python, a virtual environment or a command of it."""
 
     power: PowerSettings = field(default_factory=PowerSettings)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     root: Path = Path("/")
     python: str | None = sys.executable
     driver_within_s: float = 20.0
+    named: Path | None = None
 
     def has_nvidia_hardware(self) -> bool:
         """Is an NVIDIA GPU on the PCI bus (also without its driver)?"""

@@ -347,7 +347,7 @@ CASES = {
     ),
     "no vLLM": Case(
         lambda lab: lab.gpus(),
-        "vllm", NO, "no vLLM here", "where it is installed", 1, S, None,
+        "vllm", NO, "no vLLM here", "doctor --python PATH", 1, S, None,
     ),
 }  # fmt: skip
 
@@ -437,6 +437,43 @@ def test_vllm_of_another_python_is_found(lab: Lab) -> None:
     assert any("vLLM 0.27.1" in f.text for f in lab.examine().findings)
     command.write_bytes(b"\x7fELF")
     assert any("no vLLM here" in f.text for f in lab.examine().findings)
+
+
+@pytest.mark.parametrize("named", ["venv", "venv/bin", "venv/bin/python", "venv/bin/vllm"])
+def test_vllm_in_another_environment_can_be_named(lab: Lab, named: str) -> None:
+    """As its folder, its Python or its command; then nothing else is asked."""
+    lab.no_nvml().rapl().vllm("0.27.1")
+    (lab.root / "venv").mkdir()
+    (lab.root / "bin").rename(lab.root / "venv/bin")
+    python = lab.root / "venv/bin/python"
+    (lab.root / "venv/bin/vllm").write_text(f"#!{python}\n")
+    assert any("no vLLM here" in f.text for f in lab.examine().findings)
+    machine = replace(lab.machine(), named=lab.root / named)
+    assert any("vLLM 0.27.1" in f.text for f in examine(machine).findings)
+
+
+@pytest.mark.parametrize(
+    "lines", ["#!{python} -I\n", '#!/bin/sh\n\'\'\'exec\' "{python}" "$0" "$@"\n', "#!{python}"]
+)
+def test_the_python_of_a_command_is_found(lab: Lab, lines: str) -> None:
+    """Also with options, and where pip starts it by a shell, for its path is long."""
+    lab.no_nvml().rapl().vllm("0.27.1")
+    python = lab.root / "bin/python"
+    (lab.root / "bin/vllm").write_text(lines.format(python=python))
+    assert any("vLLM 0.27.1" in f.text for f in lab.examine().findings)
+
+
+@pytest.mark.parametrize("named", ["nowhere", "empty", "file"])
+def test_a_name_without_a_vllm_is_said(lab: Lab, named: str) -> None:
+    """With the place that was named, not with what is elsewhere."""
+    lab.no_nvml().rapl().vllm()
+    (lab.root / "empty").mkdir()
+    lab.file("file", "text")
+    diagnosis = examine(replace(lab.machine(), named=lab.root / named))
+    (finding,) = [f for f in diagnosis.findings if f.area == "vllm"]
+    assert finding.level is NO
+    assert str(lab.root / named) in finding.text
+    assert "doctor --python PATH" in (finding.step or "")
 
 
 def test_what_is_worst_comes_first() -> None:
