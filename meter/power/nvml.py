@@ -20,7 +20,7 @@ from meter.model import Device, Quality, Reading
 from meter.power.errors import PowerError, ReadError
 from meter.power.nvml_calls import call, count, optional, processes
 from meter.power.nvml_facts import Facts
-from meter.power.nvml_find import board_of, choose, examine, say_what_figures_are, uuid_of
+from meter.power.nvml_find import Asked, board_of, choose, examine, say_what_figures_are, uuid_of
 from meter.power.nvml_gpu import Gpu
 from meter.power.nvml_session import Session
 
@@ -48,6 +48,7 @@ class NvmlSource:
         self._left_out: tuple[PowerError, ...] = ()
         self._never: tuple[PowerError, ...] = ()
         self._looking = threading.Lock()
+        self._asked: Asked = {}
         self.on_host = 0
         self.kinds: frozenset[str] = frozenset()
 
@@ -61,7 +62,7 @@ class NvmlSource:
         try:
             self._quality = self._session.start()
             self._open = True
-            found = examine(self._quality)
+            found = examine(self._quality, calls=self._session.call, asked=self._asked)
             self.on_host = len(found)
             self.kinds = frozenset(one.gpu.device.name for one in found if one.gpu is not None)
             choice = choose(found, self._wanted, self._as_cuda)
@@ -129,7 +130,7 @@ class NvmlSource:
         self, names: Sequence[str], as_cuda: bool
     ) -> tuple[Sequence[Gpu], Sequence[PowerError]]:
         with self._session.call():
-            found = examine(self._quality, known=self._gpus)
+            found = examine(self._quality, self._gpus, self._session.call, self._asked)
             self.on_host = max(self.on_host, len(found))
             try:
                 choice = choose(found, names, as_cuda, aloud=False)

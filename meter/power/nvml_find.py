@@ -8,8 +8,10 @@ where it does, the figures are the board's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +28,7 @@ from meter.power.errors import (
 from meter.power.nvml_calls import call, count, optional
 from meter.power.nvml_facts import Facts, readable
 from meter.power.nvml_gpu import Gpu, Way, best_way, is_on_module
+from meter.power.patience import NoAnswerError, Question
 
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this machine is a guest that has a part of a board
 _MIG_OFF, _MIG_ON = 0, 1
@@ -38,6 +41,8 @@ _LIMIT_MW_MIN, _LIMIT_MW_MAX = 3_000, 20_000_000
 _CLOCK_MHZ_MAX = 50_000
 _BUS_BITS_MAX = 131_072
 _INSTANCES_MAX = 64
+#: So long a board may take to be described, where there are others.
+_BOARD_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +74,67 @@ class Found:
         return name.startswith("GPU-") and uuid.startswith(name)
 
 
-def examine(quality: Quality, known: Mapping[str, Gpu] = MappingProxyType({})) -> list[Found]:
+#: Questions to boards that have not been answered yet, by the boards' indices.
+Asked = dict[int, Question[Found]]
+
+
+def examine(
+    quality: Quality,
+    known: Mapping[str, Gpu] = MappingProxyType({}),
+    calls: Callable[[], AbstractContextManager[None]] = nullcontext,
+    asked: Asked | None = None,
+) -> list[Found]:
     """Every GPU of the host, in NVML's order, with what is wrong with it. Those whose UUID is
-    ``known`` are not asked again. Raises ``PowerError`` where NVML itself fails."""
+    ``known`` are not asked again. Raises ``PowerError`` where NVML itself fails.
+
+    A board that hangs does not hold up the others; where all do, that is waited for. ``calls``:
+    entered around what may hang; ``asked``: what still does since an earlier time.
+    """
     facts = Facts()
     driver = facts.text("driver version", pynvml.nvmlSystemGetDriverVersion)
+
+    def one(index: int) -> Found:
+        with calls():
+            return _examine(index, quality, driver, known)
+
     found: list[Found] = []
-    for index in range(count()):
-        one = _examine(index, quality, driver, known)
-        if one.gpu is not None and any(
-            other.gpu is not None and other.gpu.device.id == one.gpu.device.id for other in found
-        ):
-            problem = ReadError(f"GPU {index}: it has the UUID of another GPU, {one.gpu.device.id}")
-            one = Found(one.index, None, problem)
-        found.append(replace(one, odd=(*facts.odd, *one.odd)))
+    uuids: set[str] = set()
+    for board in _in_time(count(), one, {} if asked is None else asked):
+        uuid = board.gpu.device.id if board.gpu is not None else None
+        odd = (*facts.odd, *board.odd)
+        if uuid in uuids:
+            problem = ReadError(f"GPU {board.index}: it has the UUID of another GPU, {uuid}")
+            found.append(Found(board.index, None, problem, odd))
+            continue
+        uuids |= {uuid} if uuid else set()
+        found.append(replace(board, odd=odd))
     return found
+
+
+def _in_time(number: int, one: Callable[[int], Found], asked: Asked) -> list[Found]:
+    """What each board says; of one that does not answer that it did not."""
+    found: list[Found] = []
+    silent: list[int] = []
+    for index in range(number):
+        before = asked.get(index)
+        if before is not None and before.is_open:
+            silent.append(index)
+            found.append(_silent(index))
+            continue
+        asked[index] = Question(partial(one, index))
+        try:
+            found.append(asked[index].answer(_BOARD_WITHIN_S if number > 1 else None))
+        except NoAnswerError:
+            silent.append(index)
+            found.append(_silent(index))
+    if silent and len(silent) == number:  # it is the driver: there is nobody to go on with
+        found[silent[0]] = asked[silent[0]].answer(None)
+    return found
+
+
+def _silent(index: int) -> Found:
+    said = f"GPU {index}: the driver has not answered for it: does `nvidia-smi` answer?"
+    return Found(str(index), None, ReadError(said))
 
 
 def _examine(index: int, quality: Quality, driver: str | None, known: Mapping[str, Gpu]) -> Found:

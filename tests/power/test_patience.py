@@ -4,6 +4,7 @@ stood in for by its power until it is."""
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +191,29 @@ def test_a_board_is_trusted_only_after_a_while(
 def later(seconds: float):  # type: ignore[no-untyped-def]
     now = time.monotonic_ns
     return lambda: now() + round(seconds * 1e9)
+
+
+@pytest.mark.parametrize("function", [Function.ANY, Function.NAME, Function.FIELD_VALUES])
+def test_a_board_that_hangs_holds_up_no_other(
+    library: str, card: Card, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any call of it: the other is metered meanwhile, it when it answers; it is asked once, however
+    often it is looked for, and NVML is not restarted nor let go under its call."""
+    monkeypatch.setattr("meter.power.nvml_find._BOARD_WITHIN_S", 0.1)
+    card.fault(0, Fault.HANG, 0, function=function)
+    waiting = Waiting(NvmlSource(library))
+    try:
+        assert [device.id for device in waiting.sampler.devices] == [B]
+        assert "has not answered" in waiting.sampler.left_out[0]
+        wait_until(lambda: waiting.seen(B), "the other board")
+        time.sleep(0.2)
+        assert sum(thread.name == "patience" for thread in threading.enumerate()) == 1
+        card.clear_faults(0)
+        wait_until(lambda: waiting.seen(A), "the board")
+        assert waiting.sampler.left_out == ()
+    finally:
+        card.clear_faults(0)
+        waiting.sampler.stop()
 
 
 # --- what stands in for GPUs, and what does not
