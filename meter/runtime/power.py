@@ -141,11 +141,8 @@ def _candidates(
         return cpu
     library = str(settings.nvml_library) if settings.nvml_library else None
     nvml = NvmlSource(library, wanted.names, wanted.as_cuda)
-    why = (
-        "power.nvml_library is set"
-        if library
-        else hardware.why_gpus({**os.environ, **environ}, root)
-    )
-    if settings.source == "nvml" or why is not None:
+    named = settings.nvml_library is not None and settings.nvml_library.exists()
+    expected = named or hardware.why_gpus({**os.environ, **environ}, root) is not None
+    if settings.source == "nvml" or expected:
         return [(GPUS, nvml)]
     return [("nvml, if there is any", nvml), *cpu]
