@@ -305,6 +305,10 @@ def top(
 def doctor(
     config: ConfigFile = None,
     nvml_library: NvmlLibrary = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="Where vLLM is: a Python, a virtual environment or its vllm command."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine can measure, at which quality, and the next step to better.
@@ -317,7 +321,7 @@ def doctor(
     from meter.doctor.machine import Machine
     from meter.doctor.show import show as show_diagnosis
 
-    diagnosis = examine(Machine(settings.power))
+    diagnosis = examine(Machine(settings.power, named=python))
     if as_json:
         print(json.dumps(diagnosis.as_json()))
     else:

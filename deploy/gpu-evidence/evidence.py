@@ -88,20 +88,22 @@ def _look(out: Path, command: Sequence[str]) -> None:
     """In a process of its own: its context on the GPU must be gone when the server starts."""
     program = [sys.executable, str(Path(__file__).with_name("look.py"))]
     done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
-    found = {"host": host(command), **json.loads(done.stdout)}
+    looked = json.loads(done.stdout)
+    found = {"host": host(command, looked["gpu"]["uuid"]), **looked}
     _write(out / "look.json", found)
     print(json.dumps(found, indent=1))
 
 
-def host(command: Sequence[str]) -> dict[str, Any]:
-    """Date, card, driver, versions and the command: what each figure has to carry."""
+def host(command: Sequence[str], uuid: str | None = None) -> dict[str, Any]:
+    """Date, card, driver, versions and the command: what each figure has to carry. ``uuid``: the
+    GPU that was measured, where there are several."""
     versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "card": _nvidia_smi(),
+        "card": _nvidia_smi(uuid),
         "simulated": CARD_VARIABLE in os.environ,
         "python": platform.python_version(),
         "versions": {"joulemeter": __version__, **versions},
@@ -109,8 +111,17 @@ def host(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _nvidia_smi() -> dict[str, str] | None:
+def _looked_at(out: Path) -> str | None:
+    """The GPU of the first stage, where that has been."""
+    try:
+        return str(json.loads((out / "look.json").read_text())["gpu"]["uuid"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _nvidia_smi(uuid: str | None) -> dict[str, str] | None:
     query = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    query += ["-i", uuid] if uuid is not None else []
     if shutil.which(query[0]) is None:
         return None
     done = subprocess.run(query, capture_output=True, text=True, check=False)
@@ -129,7 +140,7 @@ def _selftest(out: Path, command: Sequence[str], seconds: float) -> None:
         selftest.show(found, out / "selftest.json", out / "selftest.html")
     print(text.read_text(encoding="utf-8"))
     facts = {
-        **host(command),
+        **host(command, _looked_at(out)),
         "seconds": found.seconds,
         "requests": found.requests,
         "quality": found.quality,

@@ -12,9 +12,11 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ import pynvml
 
 from meter.demo.card import Card
 from meter.demo.card_source import CARD_VARIABLE
+from meter.power.visible import BY_BUS, CUDA_VARIABLE, ORDER_VARIABLE, visible_devices
 
 _CALLS = 1000
 _TICKS = 40
@@ -81,14 +84,72 @@ def square_here() -> Square | None:
     return None
 
 
+_ASK_CUDA = """
+import json, torch
+one = torch.cuda.get_device_properties(0)
+place = [getattr(one, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+print(json.dumps({"uuid": str(getattr(one, "uuid", "")), "place": place}))
+"""
+
+
+def cudas_first() -> dict[str, Any] | None:
+    """What CUDA says of its device 0, on which the load runs; ``None`` where it cannot be asked.
+
+    In a process of its own, which has ended before anything is measured: idle is to be bare.
+    """
+    words = [sys.executable, "-c", _ASK_CUDA]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None
+
+
+def gpu_of(cuda: dict[str, Any] | None, environ: Mapping[str, str]) -> tuple[Any, str]:
+    """NVML's handle of CUDA's device 0, and by what it was found.
+
+    CUDA's order need not be NVML's, and ``CUDA_VISIBLE_DEVICES`` may leave GPUs out: by the UUID,
+    else the place on the PCI bus, else the variable; only where there is no choice by its number.
+    """
+    uuid, place = (cuda or {}).get("uuid") or "", (cuda or {}).get("place") or []
+    if uuid:
+        name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+        with contextlib.suppress(pynvml.NVMLError):
+            return pynvml.nvmlDeviceGetHandleByUUID(name), "CUDA's UUID"
+    if len(place) == 3 and all(isinstance(part, int) for part in place):
+        bus = "{:08X}:{:02X}:{:02X}.0".format(*place)
+        with contextlib.suppress(pynvml.NVMLError):
+            return pynvml.nvmlDeviceGetHandleByPciBusId(bus), "CUDA's PCI address"
+    count = pynvml.nvmlDeviceGetCount()
+    names = visible_devices(environ.get(CUDA_VARIABLE))
+    first = names[0] if names else None
+    by_bus = environ.get(ORDER_VARIABLE) == BY_BUS
+    for index in range(count):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        known = str(pynvml.nvmlDeviceGetUUID(handle))
+        if first is not None and len(first) > 4 and known.startswith(first):
+            return handle, CUDA_VARIABLE
+        if by_bus and first == str(index):
+            return handle, f"{CUDA_VARIABLE}, {BY_BUS}"
+    if count == 1 or CARD_VARIABLE in environ:
+        return pynvml.nvmlDeviceGetHandleByIndex(0), "the first of NVML's"
+    raise SystemExit(
+        f"there are {count} GPUs, and which of them is CUDA's first cannot be told: set "
+        f"{CUDA_VARIABLE} to the UUID of one (`nvidia-smi -L`)"
+    )
+
+
 def look() -> dict[str, Any]:
-    """All of it, on GPU 0; what cannot be had is ``None``. Idle is bare: CUDA is touched later."""
+    """All of it, on CUDA's first GPU; what cannot be had is ``None``. Idle is bare: CUDA is touched
+    later."""
     pynvml.nvmlInit()
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        simulated = CARD_VARIABLE in os.environ
+        handle, by = gpu_of(None if simulated else cudas_first(), os.environ)
         ticks_ns = _ticks(handle)
         period_ns = _period_ns(ticks_ns)
         found: dict[str, Any] = {
+            "gpu": {"uuid": str(pynvml.nvmlDeviceGetUUID(handle)), "found_by": by},
             "call_us": _calls(lambda: pynvml.nvmlDeviceGetFieldValues(handle, _FIELDS)),
             "energy_call_us": _calls(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)),
             "tick_s": period_ns / 1e9,

@@ -17,8 +17,13 @@ from meter.model import Device, Reading
 
 _CONTINUOUS_SHARE = 0.8
 _MERGED_NS = 100_000_000
-#: No board draws more, as far as is known; where the power limit is known, three times that.
+#: No board draws more, as far as is known; where the power limit is known, three times that. The
+#: board's power, read at the same moments, is better evidence: it excuses more than a limit that
+#: cannot be true; and where no limit is told it contradicts a leap, of three times the highest of
+#: these and 2 kW (power is sampled, and may come late). Over a time without it nothing is.
 _POWER_W_MAX = 20_000.0
+_UNSEEN_W = 2_000.0
+_BLIND_NS = 1_000_000_000
 _JUMP_NS_MIN = 200_000_000
 _SHIFT_NS_MIN = 200_000
 
@@ -74,6 +79,8 @@ class Counter:
         self._held: list[_Change] = []
         self._unclear: _Change | None = None
         self._shift_told_ns = 0.0
+        self._peak_w = self._peak_before_w = 0.0
+        self._blind = self._blind_before = False
 
     def become(self, device: Device) -> list[Interval]:
         """The same device is read in another way from now on; the intervals so far."""
@@ -111,6 +118,7 @@ class Counter:
             return None
         self.last = reading
         self._polls += 1
+        self._see_power(reading, before)
         moved_uj = reading.energy_uj - self._last_uj
         if moved_uj == 0:
             return None
@@ -122,6 +130,8 @@ class Counter:
             return closed
         self._last_uj = reading.energy_uj
         self._last_change_ns = reading.t_ns
+        self._peak_w, self._peak_before_w = 0.0, self._peak_w
+        self._blind, self._blind_before = False, self._blind
         self._changes += 1
         self.moved_uj += moved_uj
         number = 0 if self._continuous else self._grid.learn(before.t_ns, reading.t_ns)
@@ -158,6 +168,7 @@ class Counter:
         before, moved_uj = self.last, 0
         if reading.energy_uj is None or (before is not None and reading.t_ns <= before.t_ns):
             return 0
+        self._see_power(reading, before)
         if before is not None:
             moved_uj = reading.energy_uj - self._last_uj
             if moved_uj < 0 or self._impossible(moved_uj, reading.t_ns):
@@ -194,15 +205,29 @@ class Counter:
     def _impossible(self, moved_uj: int, t_ns: int) -> bool:
         """More than any such device draws in the time since the last change?"""
         limit = self.device.power_limit_w
-        power_w_max = 3 * limit if limit else _POWER_W_MAX
+        seen_w = max(self._peak_w, self._peak_before_w)
+        power_w_max = _POWER_W_MAX
+        if limit:
+            power_w_max = 3 * max(limit, seen_w)
+        elif self.device.boundary == "gpu" and not (self._blind or self._blind_before):
+            power_w_max = min(power_w_max, 3 * seen_w + _UNSEEN_W)
         since_ns = max(t_ns - self._last_change_ns, _JUMP_NS_MIN)
         return moved_uj / 1e6 > power_w_max * since_ns / 1e9
+
+    def _see_power(self, reading: Reading, before: Reading | None = None) -> None:
+        """The highest power since the last change, and whether there was none at times."""
+        self._peak_w = max(self._peak_w, reading.power_w or 0.0)
+        unread = before is not None and reading.t_ns - before.t_ns > _BLIND_NS
+        self._blind = self._blind or unread or reading.power_w is None
 
     def _begin(self, reading: Reading) -> None:
         assert reading.energy_uj is not None
         self.last = reading
         self._last_uj = reading.energy_uj
         self._last_change_ns = reading.t_ns
+        self._peak_w = self._peak_before_w = 0.0
+        self._blind = self._blind_before = False
+        self._see_power(reading)
         self._edge_ns, self._edge_doubt_ns, self._begun = reading.t_ns, 0.0, True
         if self.first_ns is None:
             self.first_ns = reading.t_ns

@@ -65,7 +65,8 @@ class PowerSettings(Section):
     source: Literal["auto", "nvml", "cpu", "simulated"] = Field(
         default="auto",
         description="nvml: the GPUs' energy counters; cpu: this machine's CPU (RAPL, else an "
-        "estimate); auto: nvml where it works, else cpu; simulated: the demo's card, without NVML.",
+        "estimate); auto: nvml where there are GPUs, else cpu; simulated: the demo's card, without "
+        "NVML.",
     )
     nvml_library: Path | None = Field(
         default=None,
@@ -98,8 +99,9 @@ class PowerSettings(Section):
     )
     lock_directory: Path | None = Field(
         default=None,
-        description="Where the devices' locks are, by which one meter alone owns each; all meters "
-        "of a host must share it. Default: /dev/shm/joulemeter.",
+        description="Where the devices' locks are, by which one meter alone owns each, every "
+        "user's in a folder of its own; all meters of a host must share it. Default: /dev/shm, for "
+        "root /run.",
     )
 
     @field_validator("cpu_max_w")

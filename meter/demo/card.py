@@ -36,8 +36,8 @@ PROCESS_SLOTS = 16
 _HEADER = struct.Struct("=8sIIII")  # magic, devices, ring slots, fault slots, unused
 _HEADER_BYTES = 64
 # uuid, name, refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj, memory clock MHz, bus bits,
-# MIG instances, virtualization mode
-_SPEC = struct.Struct("=80s96sqqqqqIIII")
+# MIG instances, virtualization mode, what the module draws beside the board (mW)
+_SPEC = struct.Struct("=80s96sqqqqqIIIII")
 _COUNTS = struct.Struct("=QQQ")  # posts, faults, processes
 _COUNT = struct.Struct("Q")  # native: stored in one piece, "=" would store byte by byte
 _COUNTS_AT = 256
@@ -58,6 +58,9 @@ class Fault(IntEnum):
     counter is ``value`` mJ further on from the first moment (the second means nothing). ``HANG``:
     a call does not come back before the second moment, or ``clear_faults``. ``UNLOADED``: the
     driver is not there, for no card; from the second moment on it is, for who starts NVML anew.
+    ``ODD``: calls work and give ``value``: a number as it is, of a text the bytes of that number.
+
+    ``ERROR``, ``SLOW``, ``HANG`` and ``ODD`` befall the calls that ``function`` names.
     """
 
     ERROR = 1
@@ -68,12 +71,15 @@ class Fault(IntEnum):
     JUMP = 6
     HANG = 7
     UNLOADED = 8
+    ODD = 9
 
 
 class Function(IntEnum):
-    """Which calls an ``ERROR`` befalls; for ``GetFieldValues`` the single field fails.
+    """Which calls a fault befalls; for ``GetFieldValues`` the single field fails.
 
-    ``POWER`` is all power, ``POWER_INSTANT`` the instant's field alone (older drivers).
+    ``POWER`` is all power, ``POWER_INSTANT`` the instant's field alone (older drivers). ``DRIVER``,
+    ``INIT`` and ``COUNT`` are the host's: a fault of any card befalls them. ``INIT`` takes
+    ``ERROR`` alone.
     """
 
     ANY = 0
@@ -81,6 +87,35 @@ class Function(IntEnum):
     POWER = 2
     FIELD_VALUES = 3
     POWER_INSTANT = 4
+    NAME = 5
+    UUID = 6
+    POWER_LIMIT = 7
+    CLOCKS = 8
+    BUS_WIDTH = 9
+    MIG = 10
+    VIRTUALIZATION = 11
+    PROCESSES = 12
+    DRIVER = 13
+    HANDLE = 14
+    PCI = 15
+    COUNT = 16
+    INIT = 17
+    MODULE = 18
+
+
+#: Facts of a board (or of the driver) that a meter can do without.
+OPTIONAL = (
+    Function.NAME,
+    Function.POWER_LIMIT,
+    Function.CLOCKS,
+    Function.BUS_WIDTH,
+    Function.MIG,
+    Function.VIRTUALIZATION,
+    Function.PROCESSES,
+    Function.DRIVER,
+    Function.PCI,
+    Function.MODULE,
+)
 
 
 class Virtualization(IntEnum):
@@ -99,6 +134,7 @@ class CardSpec:
     ``refresh_s``: how often the counter moves; ``lag_s``: how late it shows what was drawn.
     ``mem_clock_mhz`` and ``bus_bits`` give the memory's bandwidth (an H100 SXM's by default).
     ``mig_instances``: MIG instances on the board (at most 7), named ``MIG-…-1`` for ``GPU-…``.
+    ``module_w``: a superchip's module, which draws so much beside the board (``None``: no module).
     """
 
     uuid: str = "GPU-51300000-0000-4000-8000-000000000000"
@@ -111,6 +147,7 @@ class CardSpec:
     bus_bits: int = 5120
     mig_instances: int = 0
     virtualization: Virtualization = Virtualization.NONE
+    module_w: float | None = None
 
 
 class Card:
@@ -148,6 +185,7 @@ class Card:
                     spec.bus_bits,
                     spec.mig_instances,
                     spec.virtualization,
+                    round((spec.module_w or 0.0) * 1e3),
                 )
             _HEADER.pack_into(memory, 0, MAGIC, len(specs), RING_SLOTS, FAULT_SLOTS, 0)
         return cls(target)
@@ -238,7 +276,8 @@ class Card:
             self._energy_nj(device, self._shown_ns(device, kind, from_ns))
         at = _fault_at(device, count)
         end_ns = _FOREVER_NS if to_ns is None else to_ns
-        _FAULT.pack_into(self._map, at, from_ns, end_ns, kind, function, value, 0)
+        raw = value - (1 << 64) if value >= 1 << 63 else value  # as C sees 64 bits
+        _FAULT.pack_into(self._map, at, from_ns, end_ns, kind, function, raw, 0)
         _COUNT.pack_into(self._map, _device_at(device) + _COUNTS_AT + 8, count + 1)
 
     def reload_driver(self, from_ns: int, to_ns: int) -> None:

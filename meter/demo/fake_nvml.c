@@ -27,14 +27,18 @@ enum {
 };
 enum {
     FAULT_ERROR = 1, FAULT_RESET, FAULT_STUCK, FAULT_LOST, FAULT_SLOW, FAULT_JUMP, FAULT_HANG,
-    FAULT_UNLOADED,
+    FAULT_UNLOADED, FAULT_ODD,
 };
-enum { ANY = 0, ENERGY = 1, POWER = 2, FIELD_VALUES = 3, POWER_INSTANT = 4 };
+enum {
+    ANY = 0, ENERGY, POWER, FIELD_VALUES, POWER_INSTANT, NAME, UUID, POWER_LIMIT, CLOCKS, BUS_WIDTH,
+    MIG, VIRTUALIZATION, PROCESSES, DRIVER, HANDLE, PCI, COUNT, INIT, MODULE,
+};
 enum {
     ARCHITECTURE_HOPPER = 9,
     FIELD_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186, FIELD_ENERGY_SCOPED = 191,
 };
 enum { VALUE_UINT = 1, VALUE_ULL = 3 };
+enum { SCOPE_MODULE = 1 };
 
 #define RING_SLOTS (1 << 15)
 #define RING_KEPT (RING_SLOTS - 8) /* the writer may be overwriting the others */
@@ -47,8 +51,8 @@ struct header { char magic[8]; uint32_t devices, ring_slots, fault_slots, unused
 struct card {
     char uuid[80], name[96];
     int64_t refresh_ns, lag_ns, phase_ns, power_limit_mw, base_mj;
-    uint32_t mem_clock_mhz, bus_bits, mig_instances, virtualization;
-    char pad_spec[256 - 80 - 96 - 56];
+    uint32_t mem_clock_mhz, bus_bits, mig_instances, virtualization, module_mw, unused;
+    char pad_spec[256 - 80 - 96 - 64];
     volatile uint64_t posts, faults, processes;
     char pad_counts[64 - 24];
     uint32_t pids[PROCESS_SLOTS];
@@ -68,6 +72,11 @@ typedef struct {
 } field_value;
 typedef struct { uint32_t pid; unsigned long long memory; uint32_t gi, ci; } process_info;
 typedef struct { unsigned long long total, free, used; } memory_info;
+typedef struct {
+    char bus_id_legacy[16];
+    uint32_t domain, bus, device, pci_device, pci_subsystem;
+    char bus_id[32];
+} pci_info;
 
 EXPORT const int joulemeter_simulated = 1;
 
@@ -206,18 +215,77 @@ static int trouble(const struct card *card, int function)
         const struct fault *f = &card->fault[i];
         if (t < f->from_ns || t >= f->to_ns)
             continue;
-        if (f->kind == FAULT_SLOW) {
+        int meant = f->function == ANY || f->function == function;
+        if (f->kind == FAULT_SLOW && meant) {
             rest(f->value);
-        } else if (f->kind == FAULT_HANG) {
+        } else if (f->kind == FAULT_HANG && meant) {
             while (i < card->faults && now_ns(CLOCK_MONOTONIC) < f->to_ns)
                 rest(1000000);
         } else if (f->kind == FAULT_LOST) {
             return GPU_IS_LOST;
-        } else if (f->kind == FAULT_ERROR && (f->function == ANY || f->function == function)) {
+        } else if (f->kind == FAULT_ERROR && meant) {
             result = (int)f->value;
         }
     }
     return result;
+}
+
+/* The fault that makes nonsense of what a call gives; NULL: it gives what is true. */
+static const struct fault *odd(const struct card *card, int function)
+{
+    int64_t t = now_ns(CLOCK_MONOTONIC);
+    const struct fault *found = NULL;
+    for (uint64_t i = 0; i < card->faults; i++) {
+        const struct fault *f = &card->fault[i];
+        if (f->kind == FAULT_ODD && f->function == function && t >= f->from_ns && t < f->to_ns)
+            found = f;
+    }
+    return found;
+}
+
+static uint64_t number(const struct card *card, int function, uint64_t truth)
+{
+    const struct fault *f = odd(card, function);
+    return f ? (uint64_t)f->value : truth;
+}
+
+/* The text, or the bytes of the fault's value, the lowest first. */
+static void tell(char *text, unsigned length, const struct card *card, int function,
+                 const char *truth)
+{
+    const struct fault *f = odd(card, function);
+    if (!f) {
+        snprintf(text, length, "%s", truth);
+        return;
+    }
+    uint64_t bytes = (uint64_t)f->value;
+    unsigned i = 0;
+    for (; bytes && i + 1 < length; bytes >>= 8)
+        text[i++] = (char)(bytes & 0xff);
+    text[i] = 0;
+}
+
+/* Of a call that is the host's the fault of any card. */
+static int host_trouble(int function)
+{
+    for (unsigned i = 0; i < file->devices; i++) {
+        const struct card *card = card_at(i);
+        int64_t t = now_ns(CLOCK_MONOTONIC);
+        for (uint64_t j = 0; j < card->faults; j++) {
+            const struct fault *f = &card->fault[j];
+            if (f->kind == FAULT_ERROR && f->function == function && t >= f->from_ns && t < f->to_ns)
+                return (int)f->value;
+        }
+    }
+    return SUCCESS;
+}
+
+static const struct card *odd_card(int function)
+{
+    for (unsigned i = 0; i < file->devices; i++)
+        if (odd(card_at(i), function))
+            return card_at(i);
+    return NULL;
 }
 
 /* Every call on a handle begins so: it gives the card, or returns with what is wrong. */
@@ -243,6 +311,9 @@ EXPORT int nvmlInitWithFlags(unsigned flags)
         if (unloaded(card_at(i), now))
             return DRIVER_NOT_LOADED;
     if (file) {
+        int failed = host_trouble(INIT);
+        if (failed)
+            return failed;
         users++;
         return SUCCESS;
     }
@@ -261,14 +332,20 @@ EXPORT int nvmlInitWithFlags(unsigned flags)
         }
     }
     close(fd);
+    int failed = DRIVER_NOT_LOADED;
+    if (file && (failed = host_trouble(INIT))) {
+        munmap(file, st.st_size);
+        file = NULL;
+    }
     for (unsigned i = 0; file && i < file->devices; i++) {
         if (unloaded(card_at(i), now)) {
+            failed = DRIVER_NOT_LOADED;
             munmap(file, st.st_size);
             file = NULL;
         }
     }
     if (!file)
-        return DRIVER_NOT_LOADED;
+        return failed;
     users = 1;
     started_ns = now;
     generation++;
@@ -302,6 +379,8 @@ EXPORT const char *nvmlErrorString(int result)
     case 13: return "Function Not Found";
     case GPU_IS_LOST: return "GPU is lost";
     case 18: return "Driver/library version mismatch";
+    case 27: return "Not Ready";
+    case 28: return "GPU Not Found";
     default: return "Unknown Error";
     }
 }
@@ -310,16 +389,21 @@ EXPORT int nvmlSystemGetDriverVersion(char *text, unsigned length)
 {
     if (!file)
         return UNINITIALIZED;
-    snprintf(text, length, "simulated");
-    return SUCCESS;
+    const struct card *card = odd_card(DRIVER);
+    if (card)
+        tell(text, length, card, DRIVER, "");
+    else
+        snprintf(text, length, "simulated");
+    return host_trouble(DRIVER);
 }
 
 EXPORT int nvmlDeviceGetCount_v2(unsigned *count)
 {
     if (!file)
         return UNINITIALIZED;
-    *count = file->devices;
-    return SUCCESS;
+    const struct card *card = odd_card(COUNT);
+    *count = card ? (unsigned)number(card, COUNT, 0) : file->devices;
+    return host_trouble(COUNT);
 }
 
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *found)
@@ -329,7 +413,7 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *found)
     if (index >= file->devices)
         return INVALID_ARGUMENT;
     *found = handle_of(card_at(index), 0);
-    return trouble(card_at(index), ANY);
+    return trouble(card_at(index), HANDLE);
 }
 
 /* The card's UUID, or that of a MIG instance on it (from 1): "MIG-…-1" for "GPU-…". */
@@ -352,7 +436,7 @@ EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, handle *found)
             name_instance(known, sizeof known, card, instance);
             if (!strcmp(known, uuid)) {
                 *found = handle_of(card, instance);
-                return trouble(card, ANY);
+                return trouble(card, HANDLE);
             }
         }
     }
@@ -368,15 +452,17 @@ EXPORT int nvmlDeviceGetIndex(handle h, unsigned *index)
 
 EXPORT int nvmlDeviceGetUUID(handle h, char *text, unsigned length)
 {
-    CARD_OF(h, ANY);
-    name_instance(text, length, card, instance_of(h));
+    CARD_OF(h, UUID);
+    char known[96];
+    name_instance(known, sizeof known, card, instance_of(h));
+    tell(text, length, card, instance_of(h) ? ANY : UUID, known);
     return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetName(handle h, char *text, unsigned length)
 {
-    CARD_OF(h, ANY);
-    snprintf(text, length, "%s", card->name);
+    CARD_OF(h, NAME);
+    tell(text, length, card, NAME, card->name);
     return SUCCESS;
 }
 
@@ -391,14 +477,14 @@ EXPORT int nvmlDeviceGetArchitecture(handle h, unsigned *architecture)
 EXPORT int nvmlDeviceGetTotalEnergyConsumption(handle h, unsigned long long *energy)
 {
     BOARD_OF(h, ENERGY);
-    *energy = counter_mj(card, now_ns(CLOCK_MONOTONIC));
+    *energy = number(card, ENERGY, counter_mj(card, now_ns(CLOCK_MONOTONIC)));
     return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetPowerUsage(handle h, unsigned *power)
 {
     BOARD_OF(h, POWER);
-    *power = mean_power_mw(card, now_ns(CLOCK_MONOTONIC));
+    *power = (unsigned)number(card, POWER, mean_power_mw(card, now_ns(CLOCK_MONOTONIC)));
     return SUCCESS;
 }
 
@@ -410,7 +496,16 @@ EXPORT int nvmlDeviceGetFieldValues(handle h, int count, field_value *values)
         int64_t t = now_ns(CLOCK_MONOTONIC);
         int energy = v->field_id == FIELD_ENERGY || v->field_id == FIELD_ENERGY_SCOPED;
         v->timestamp = now_ns(CLOCK_REALTIME) / 1000;
-        v->result = v->scope_id ? NOT_SUPPORTED : (uint32_t)trouble(card, energy ? ENERGY : POWER);
+        int module = !energy && v->scope_id == SCOPE_MODULE && card->module_mw;
+        v->result = module ? (uint32_t)trouble(card, MODULE)
+            : v->scope_id ? NOT_SUPPORTED : (uint32_t)trouble(card, energy ? ENERGY : POWER);
+        if (module && v->result == SUCCESS) {
+            v->value_type = VALUE_UINT;
+            v->value.ull = 0;
+            v->latency_us = 0;
+            v->value.u = (uint32_t)number(card, MODULE, power_mw(card, t) + card->module_mw);
+            continue;
+        }
         if (v->result == SUCCESS && v->field_id == FIELD_POWER_INSTANT)
             v->result = (uint32_t)trouble(card, POWER_INSTANT);
         v->value_type = energy ? VALUE_ULL : VALUE_UINT;
@@ -419,11 +514,11 @@ EXPORT int nvmlDeviceGetFieldValues(handle h, int count, field_value *values)
         if (v->result != SUCCESS)
             continue;
         if (energy)
-            v->value.ull = counter_mj(card, t);
+            v->value.ull = number(card, ENERGY, counter_mj(card, t));
         else if (v->field_id == FIELD_POWER_INSTANT)
-            v->value.u = power_mw(card, t);
+            v->value.u = (uint32_t)number(card, POWER, power_mw(card, t));
         else if (v->field_id == FIELD_POWER_AVERAGE)
-            v->value.u = mean_power_mw(card, t);
+            v->value.u = (uint32_t)number(card, POWER, mean_power_mw(card, t));
         else
             v->result = NOT_SUPPORTED;
     }
@@ -432,8 +527,8 @@ EXPORT int nvmlDeviceGetFieldValues(handle h, int count, field_value *values)
 
 EXPORT int nvmlDeviceGetEnforcedPowerLimit(handle h, unsigned *limit)
 {
-    CARD_OF(h, ANY);
-    *limit = (unsigned)card->power_limit_mw;
+    CARD_OF(h, POWER_LIMIT);
+    *limit = (unsigned)number(card, POWER_LIMIT, (uint64_t)card->power_limit_mw);
     return SUCCESS;
 }
 EXPORT int nvmlDeviceGetPowerManagementLimit(handle h, unsigned *limit)
@@ -443,13 +538,13 @@ EXPORT int nvmlDeviceGetPowerManagementLimit(handle h, unsigned *limit)
 
 EXPORT int nvmlDeviceGetMaxClockInfo(handle h, int type, unsigned *mhz)
 {
-    CARD_OF(h, ANY);
+    CARD_OF(h, CLOCKS);
     switch (type) {
     case 1: /* NVML_CLOCK_SM */
-        *mhz = 1980;
+        *mhz = (unsigned)number(card, CLOCKS, 1980);
         return SUCCESS;
     case 2: /* NVML_CLOCK_MEM */
-        *mhz = card->mem_clock_mhz;
+        *mhz = (unsigned)number(card, CLOCKS, card->mem_clock_mhz);
         return SUCCESS;
     default:
         return NOT_SUPPORTED;
@@ -458,8 +553,8 @@ EXPORT int nvmlDeviceGetMaxClockInfo(handle h, int type, unsigned *mhz)
 
 EXPORT int nvmlDeviceGetMemoryBusWidth(handle h, unsigned *bits)
 {
-    CARD_OF(h, ANY);
-    *bits = card->bus_bits;
+    CARD_OF(h, BUS_WIDTH);
+    *bits = (unsigned)number(card, BUS_WIDTH, card->bus_bits);
     return SUCCESS;
 }
 
@@ -482,23 +577,23 @@ EXPORT int nvmlDeviceGetMemoryInfo(handle h, memory_info *memory)
 
 EXPORT int nvmlDeviceGetMigMode(handle h, unsigned *current, unsigned *pending)
 {
-    BOARD_OF(h, ANY);
-    if (!card->mig_instances)
+    BOARD_OF(h, MIG);
+    if (!card->mig_instances && !odd(card, MIG))
         return NOT_SUPPORTED;
-    *current = *pending = 1;
+    *current = *pending = (unsigned)number(card, MIG, 1);
     return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetMaxMigDeviceCount(handle h, unsigned *count)
 {
-    BOARD_OF(h, ANY);
-    *count = card->mig_instances ? 7 : 0;
+    BOARD_OF(h, MIG);
+    *count = (unsigned)number(card, MIG, card->mig_instances ? 7 : 0);
     return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(handle h, unsigned index, handle *instance)
 {
-    BOARD_OF(h, ANY);
+    BOARD_OF(h, MIG);
     if (index >= card->mig_instances)
         return NOT_FOUND;
     *instance = handle_of(card, index + 1);
@@ -516,22 +611,50 @@ EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle h, handle *board)
 
 EXPORT int nvmlDeviceGetVirtualizationMode(handle h, unsigned *mode)
 {
-    BOARD_OF(h, ANY);
-    *mode = card->virtualization;
+    BOARD_OF(h, VIRTUALIZATION);
+    *mode = (unsigned)number(card, VIRTUALIZATION, card->virtualization);
     return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(
     handle h, unsigned *count, process_info *infos)
 {
-    CARD_OF(h, ANY);
+    CARD_OF(h, PROCESSES);
     unsigned room = *count;
-    *count = (unsigned)card->processes;
+    *count = (unsigned)number(card, PROCESSES, card->processes);
     if (*count == 0)
         return SUCCESS;
     if (!infos || room < *count)
         return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < *count; i++)
-        infos[i] = (process_info){card->pids[i], 0, 0xFFFFFFFFu, 0xFFFFFFFFu};
+        infos[i] = (process_info){card->pids[i % PROCESS_SLOTS], 0, 0xFFFFFFFFu, 0xFFFFFFFFu};
     return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetPciInfo_v3(handle h, pci_info *info)
+{
+    CARD_OF(h, PCI);
+    unsigned bus = (unsigned)(card - card_at(0)) + 1;
+    memset(info, 0, sizeof *info);
+    info->bus = bus;
+    info->pci_device = 0x233010de;
+    char known[32];
+    snprintf(known, sizeof known, "%08X:%02X:00.0", 0, bus);
+    tell(info->bus_id, sizeof info->bus_id, card, PCI, known);
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, handle *found)
+{
+    if (!file)
+        return UNINITIALIZED;
+    for (unsigned i = 0; i < file->devices; i++) {
+        char known[32];
+        snprintf(known, sizeof known, "%08X:%02X:00.0", 0, i + 1);
+        if (!strcmp(known, bus_id)) {
+            *found = handle_of(card_at(i), 0);
+            return trouble(card_at(i), HANDLE);
+        }
+    }
+    return NOT_FOUND;
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
 from meter.doctor.finding import Finding, Level
 from meter.doctor.machine import Machine
+from meter.model import Device
 from meter.power.errors import (
     DeviceLostError,
     DriverError,
@@ -12,18 +17,28 @@ from meter.power.errors import (
     PowerError,
     UnsupportedError,
 )
+from meter.power.hardware import why_gpus
 from meter.power.nvml_find import Found
 from meter.power.nvml_find import examine as examine_gpus
 from meter.power.nvml_gpu import COUNTER
 from meter.power.nvml_session import Session
 from meter.power.patience import NoAnswerError, ask
+from meter.power.visible import BY_BUS, CUDA_VARIABLE, ORDER_VARIABLE, order_is_unclear
+from meter.runtime.devices import Wanted, wanted
 from meter.runtime.power import ownership
+
+_INTEGRATED = re.compile(r"\b(Thor|Orin|Xavier|Tegra|Jetson|nvgpu)\b", re.IGNORECASE)
 
 
 def gpus(machine: Machine) -> list[Finding]:
     """One finding for each GPU, or one that says why there is none."""
     if machine.power.source == "cpu":
         return [Finding("gpu", Level.LESS, "not asked for", "set power.source to auto")]
+    wanted = _wanted(machine)
+    if wanted.none:
+        value = machine.environ.get(CUDA_VARIABLE, "")
+        text = f"{CUDA_VARIABLE}={value!r:.40} names none: a server here is metered on the CPU"
+        return [Finding("gpu", Level.LESS, text, f"unset {CUDA_VARIABLE} for servers on the GPUs")]
     try:
         return ask(lambda: _look(machine), machine.driver_within_s)
     except NoAnswerError as error:
@@ -42,15 +57,37 @@ def _look(machine: Machine) -> list[Finding]:
         found = examine_gpus(quality)
         if not found:
             return [_none(machine)]
-        return [_of(machine, one) for one in found]
-    except PowerError as error:
-        return [Finding("gpu", Level.NO, str(error), "see whether `nvidia-smi` works")]
+        return [*_order(machine, found), *(_of(machine, one) for one in found)]
+    except Exception as error:
+        said = str(error) if isinstance(error, PowerError) else f"NVML broke: {error!r:.200}"
+        return [Finding("gpu", Level.NO, said, "see whether `nvidia-smi` works")]
     finally:
         session.end()
 
 
+def _wanted(machine: Machine) -> Wanted:
+    return wanted(machine.power.devices, (), machine.environ)
+
+
+def _order(machine: Machine, found: Sequence[Found]) -> list[Finding]:
+    """A finding where CUDA may count these GPUs in another order than NVML."""
+    names = _wanted(machine).names
+    kinds = {one.gpu.device.name for one in found if one.gpu is not None}
+    if machine.power.devices or not order_is_unclear(names, kinds, machine.environ):
+        return []
+    text = (
+        f"{CUDA_VARIABLE}={','.join(names):.40}: CUDA's order need not be NVML's, the GPUs differ; "
+        "until the driver lists the engine's processes NVML's is taken"
+    )
+    step = f"set {ORDER_VARIABLE}={BY_BUS}, or name GPUs by their UUIDs"
+    return [Finding("cuda", Level.LESS, text, step)]
+
+
 def _without_nvml(machine: Machine, error: PowerError) -> Finding:
     """NVML does not start: for want of hardware, driver, library or permission."""
+    given = why_gpus(machine.environ, machine.root) is not None
+    if machine.is_container() and not given and machine.power.nvml_library is None:
+        return _none(machine)  # what is to be seen is its host's
     if machine.power.nvml_library is not None and isinstance(error, LibraryMissingError):
         return Finding("gpu", Level.NO, str(error), "correct power.nvml_library, or leave it out")
     if isinstance(error, NoPermissionError):
@@ -79,19 +116,27 @@ def _no_driver(error: PowerError) -> tuple[str, str]:
 
 
 def _none(machine: Machine) -> Finding:
-    if machine.is_container() and machine.environ.get("NVIDIA_VISIBLE_DEVICES"):
+    if machine.is_container() and why_gpus(machine.environ, machine.root) is not None:
         step = "give the container its GPUs (`--gpus all`)"
         return Finding("gpu", Level.NO, "the container asks for GPUs and has none", step)
     return Finding("gpu", Level.LESS, "no NVIDIA GPU: engines are metered on the CPU")
 
 
 def _of(machine: Machine, found: Found) -> Finding:
-    """One GPU that NVML shows."""
+    """One GPU that NVML shows; what of it cannot be read is named, and costs nothing else."""
+    finding = _of_board(machine, found)
+    if not found.odd:
+        return finding
+    facts = ", ".join(dict.fromkeys(found.odd))
+    return replace(finding, text=f"{finding.text}; not to be read of it: {facts}")
+
+
+def _of_board(machine: Machine, found: Found) -> Finding:
     area = f"gpu {found.index}"
     gpu = found.gpu
     if gpu is None or found.problem is not None:
         name = f"{gpu.device.name}: " if gpu is not None else ""
-        text, step = _unreadable(found.problem)
+        text, step = _unreadable(found.problem, gpu.device if gpu else None, machine)
         return Finding(area, Level.NO, name + text, step)
     device = gpu.device
     lock = ownership(machine.power.lock_directory, device)
@@ -100,26 +145,38 @@ def _of(machine: Machine, found: Found) -> Finding:
         who = f"pid {owner}" if owner else "another process"
         step = "one meter can serve all engines of a host: ask that one, or end it"
         return Finding(area, Level.NO, f"{device.name}: {who} meters it already", step)
+    if gpu.waits:
+        step = "ask again in a minute; the meter takes the counter as soon as it answers"
+        return Finding(area, Level.LESS, f"{device.name}: {device.note}", step, device.quality)
     if gpu.way is not COUNTER:
         text = f"{device.name}: {device.note}; it has no energy counter"
         step = "GPUs since Volta have one (drivers since 2018)"
         return Finding(area, Level.LESS, text, step, device.quality)
     if device.note is not None:
-        step = _whole_board(device.note)
-        return Finding(area, Level.LESS, f"{device.name}: {device.note}", step, device.quality)
+        text = f"{device.name}: {device.note}"
+        return Finding(area, Level.LESS, text, _whole_board(device.note), device.quality)
     return Finding(area, Level.GOOD, f"{device.name}: energy counter", None, device.quality)
 
 
-def _whole_board(note: str) -> str:
+def _whole_board(note: str) -> str | None:
+    if "superchip" in note:
+        return None  # the meter finds out while it runs, and there is nothing to do about it
     if "MIG" in note:
         return "give all its instances to engines that this meter sees, or switch MIG off"
     return "meter on the host of the virtual machine, where the whole board is seen"
 
 
-def _unreadable(problem: PowerError | None) -> tuple[str, str]:
+def _unreadable(
+    problem: PowerError | None, device: Device | None, machine: Machine
+) -> tuple[str, str]:
     if isinstance(problem, UnsupportedError):
         text = "shows neither energy nor power"
-        return text, "a vGPU's or MIG instance's figures are to be had on its host"
+        if device is not None and "vGPU" in (device.note or ""):
+            return text, "its figures are to be had on its host"
+        instead = "set power.source to cpu to meter the host's CPU instead"
+        if machine.is_integrated() or _INTEGRATED.search(device.name if device else ""):
+            return f"{text}, as GPUs that are a part of the chip (Jetson, Thor)", instead
+        return text, f"no meter can read it by NVML; {instead}"
     if isinstance(problem, NoPermissionError):
         return "may not be read by this user", "run as a user who may open /dev/nvidia*"
     if isinstance(problem, DeviceLostError):

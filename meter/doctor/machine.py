@@ -9,30 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meter.config import PowerSettings
-
-_NVIDIA = "0x10de"
-#: PCI classes of display and 3D controllers; an audio function of the same board is no GPU.
-_DISPLAY = "0x03"
+from meter.power import hardware
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """``root``: where ``/dev``, ``/proc`` and ``/sys`` are; ``python``: where vLLM may be besides
-    its command's; ``driver_within_s``: how long the driver may take to answer."""
+    its command's; ``driver_within_s``: how long the driver may take to answer; ``named``: where
+    vLLM is, as a person said: a Python, a virtual environment or a command of it."""
 
     power: PowerSettings = field(default_factory=PowerSettings)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     root: Path = Path("/")
     python: str | None = sys.executable
     driver_within_s: float = 20.0
+    named: Path | None = None
 
     def has_nvidia_hardware(self) -> bool:
         """Is an NVIDIA GPU on the PCI bus (also without its driver)?"""
-        devices = self.root / "sys/bus/pci/devices"
-        return any(
-            _word(device / "vendor") == _NVIDIA and _word(device / "class").startswith(_DISPLAY)
-            for device in sorted(devices.glob("*"))
-        )
+        return hardware.on_the_bus(self.root)
+
+    def is_integrated(self) -> bool:
+        """Is its GPU a part of the chip (Jetson, Thor)?"""
+        return hardware.is_integrated(self.root)
 
     def has_kernel_driver(self) -> bool:
         """Is the kernel's part of the driver loaded, here or on a container's host?"""
@@ -40,20 +39,9 @@ class Machine:
         return any((self.root / place).exists() for place in places)
 
     def is_container(self) -> bool:
-        marks = (".dockerenv", "run/.containerenv")
-        names = ("NVIDIA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "container")
-        return any((self.root / mark).exists() for mark in marks) or any(
-            name in self.environ for name in names
-        )
+        return hardware.is_container(self.environ, self.root)
 
     def lacks_utility(self) -> bool:
         """Does the container's variable leave out the capability that NVML needs?"""
         capabilities = self.environ.get("NVIDIA_DRIVER_CAPABILITIES", "")
         return not {"utility", "all"} & set(capabilities.replace(" ", "").split(","))
-
-
-def _word(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -46,14 +47,20 @@ def vllm(machine: Machine) -> list[Finding]:
     """Findings on the engine and on the plugin."""
     installed = find(machine)
     if installed is None:
-        step = "install vLLM, or run this where it is installed"
-        return [Finding("vllm", Level.NO, "no vLLM here: no requests are seen", step)]
+        where = "here" if machine.named is None else f"in {machine.named}"
+        step = "install vLLM, or say where it is installed: joulemeter doctor --python PATH"
+        return [Finding("vllm", Level.NO, f"no vLLM {where}: no requests are seen", step)]
     return [_version(installed), _plugin(machine, installed)]
 
 
 def find(machine: Machine) -> Installed | None:
-    """The vLLM that the ``vllm`` command would run, else that of this Python."""
-    pythons = [_python_of(machine), machine.python]
+    """The vLLM that was named; else the one that the ``vllm`` command would run, or of this
+    Python."""
+    if machine.named is not None:
+        pythons = [_python_in(machine.named, machine)]
+    else:
+        command = shutil.which("vllm", path=machine.environ.get("PATH", os.defpath))
+        pythons = [_python_of(Path(command), machine) if command else None, machine.python]
     for python in dict.fromkeys(p for p in pythons if p is not None):
         installed = _ask(python, machine)
         if installed is not None:
@@ -61,22 +68,32 @@ def find(machine: Machine) -> Installed | None:
     return None
 
 
-def _python_of(machine: Machine) -> str | None:
-    """The Python of the ``vllm`` command, from its first line."""
-    command = shutil.which("vllm", path=machine.environ.get("PATH", os.defpath))
-    if command is None:
-        return None
+def _python_in(named: Path, machine: Machine) -> str | None:
+    """The Python of a virtual environment, of a command in one, or that itself."""
+    if named.is_dir():
+        inside = named / "bin" / "python"
+        return str(inside if inside.exists() else named / "python")
+    return _python_of(named, machine) or str(named)
+
+
+def _python_of(command: Path, machine: Machine) -> str | None:
+    """The Python of a command, from its first lines; ``None`` where they name none.
+
+    Where the path is too long for a first line pip has ``/bin/sh`` start it in the second.
+    """
     try:
-        with Path(command).open("rb") as file:
-            first = file.readline(1000).decode(errors="replace").strip()
-    except OSError:
+        with command.open("rb") as file:
+            first, second = (file.readline(4000).decode(errors="replace") for _ in range(2))
+        words = first.removeprefix("#!").split() if first.startswith("#!") else []
+        if words and Path(words[0]).name == "sh" and second.startswith("'''exec'"):
+            words = shlex.split(second)[1:]
+    except (OSError, ValueError):
         return None
-    words = first.removeprefix("#!").split() if first.startswith("#!") else []
     if not words:
         return None
-    if words[0].endswith("/env"):
+    if Path(words[0]).name == "env":
         return shutil.which(words[-1], path=machine.environ.get("PATH", os.defpath))
-    return words[0]
+    return words[0] if "python" in Path(words[0]).name else None
 
 
 def _ask(python: str, machine: Machine) -> Installed | None:

@@ -19,7 +19,12 @@ from typing import Any
 
 
 class PowerError(Exception):
-    """A source of energy cannot be used, now or at all."""
+    """A source of energy cannot be used, now or at all.
+
+    ``passes``: whether trying again may help. Only what a board does not have it never will.
+    """
+
+    passes = True
 
 
 class LibraryMissingError(PowerError):
@@ -41,6 +46,8 @@ class NoDeviceError(PowerError):
 class UnsupportedError(PowerError):
     """The device does not have this counter."""
 
+    passes = False
+
 
 class DeviceLostError(PowerError):
     """The device is gone."""
@@ -57,12 +64,15 @@ _NVML: dict[int, tuple[type[PowerError], str]] = {
     4: (NoPermissionError, "run as a user who may open /dev/nvidia*, or add the container's GPUs"),
     6: (NoDeviceError, "see `nvidia-smi -L` for the GPUs that there are"),
     9: (DriverError, "load the NVIDIA driver (`nvidia-smi` must work)"),
+    10: (ReadError, "the driver was busy: it is tried again"),
     12: (
         LibraryMissingError,
         "install the NVIDIA driver; in a container, give it the `utility` driver capability",
     ),
     15: (DeviceLostError, "reset the GPU or restart the machine; the meter goes on trying"),
     18: (DriverError, "the driver was updated under a running kernel module: reload it or reboot"),
+    27: (ReadError, "the GPU is not ready yet: it is tried again"),
+    28: (NoDeviceError, "the GPU is not there yet: it is tried again"),
     999: (
         ReadError,
         "where this is a container, its GPUs may be gone since a systemd reload: start it anew",
@@ -72,7 +82,12 @@ _NVML: dict[int, tuple[type[PowerError], str]] = {
 
 def nvml_error(call: str, error: Any) -> PowerError:
     """The ``PowerError`` for a failed NVML call; ``error`` is a ``pynvml.NVMLError``."""
-    kind, remedy = _NVML.get(getattr(error, "value", -1), (ReadError, "see the NVML documentation"))
-    raised = kind(f"{call} failed: {error}; {remedy}")
+    code = getattr(error, "value", -1)
+    kind, remedy = _NVML.get(code, (ReadError, "see the NVML documentation"))
+    try:
+        words = str(error)
+    except Exception:  # the driver's own words for it may be unreadable, too
+        words = f"code {code}"
+    raised = kind(f"{call} failed: {words}; {remedy}")
     raised.__cause__ = error
     return raised

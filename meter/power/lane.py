@@ -26,7 +26,7 @@ import structlog
 from meter.model import Device, DeviceFound, Event, Reading
 from meter.power.instead import Instead, estimated
 from meter.power.owner import NoLockError, Ownership
-from meter.power.source import PowerSource
+from meter.power.source import LooksAgain, PowerSource
 from meter.power.watch import Watch
 
 _JITTER = 0.08
@@ -70,7 +70,8 @@ class LaneState:
 
 
 class Lane:
-    """Polls ``device`` every ``period_ns`` and pushes each reading, until ``stopping``.
+    """Polls ``device`` every ``period_ns`` and pushes each reading, until ``stopping`` is set: by
+    ``stop``, or by who gave it.
 
     ``offset``: where in the period, from 0 to 1; ``push`` must not block. With ``ownership`` it
     reads only what it owns, and takes over when the owner ends.
@@ -89,7 +90,8 @@ class Lane:
         beside: bool = False,
     ) -> None:
         self._source = source
-        self._device = device
+        self._device = self._told = device
+        self._describes = source if isinstance(source, LooksAgain) else None
         self._push = push
         self._period_ns = period_ns
         self._stopping = stopping
@@ -99,6 +101,7 @@ class Lane:
         self._watch = Watch(device)
         self._instead: Instead | None = None
         self._slow = False
+        self._ask_ns = 0
         self._said_ns: dict[str, int] = {}
         self._log = structlog.get_logger("joulemeter.power")
         name = f"sampler-{device.index}"
@@ -130,6 +133,14 @@ class Lane:
             owner = ownership.owner()
             self._log.warning("device_not_ours", device=self._device.id, metered_by_pid=owner)
             self.state = replace(self.state, owner=owner)
+        for rival in ownership.rivals() if owned else ():
+            self._log.warning(
+                "device_shared",
+                device=self._device.id,
+                metered_by_pid=rival.pid,
+                of_user=rival.uid,
+                note="both count its joules: add up the figures of one",
+            )
         self.state = replace(self.state, owned=owned)
         return owned
 
@@ -147,13 +158,26 @@ class Lane:
     # --- polling
 
     def _run(self) -> None:
-        if self._wait_for_it():
+        while self._wait_for_it():
             self.poll()
+            if self._stopping.is_set():
+                break
         if self._ownership is not None:
             self._ownership.release()
 
+    def _is_kept(self, now_ns: int) -> bool:
+        """Is the device still ours? Asked once a second: root's meter may have come."""
+        ownership = self._ownership
+        if ownership is None or now_ns < self._ask_ns:
+            return True
+        self._ask_ns = now_ns + round(_ASK_AGAIN_S * 1e9)
+        if ownership.is_kept():
+            return True
+        ownership.release()
+        return self._own()
+
     def poll(self) -> None:
-        """Poll until it is to stop; the last poll comes then."""
+        """Poll until it is to stop (the last poll comes then), or the device is ours no more."""
         first_ns = due_ns = time.monotonic_ns() + self._offset_ns
         self.state = replace(self.state, begun_ns=first_ns)
         self._stopping.wait(self._offset_ns / 1e9)
@@ -171,7 +195,7 @@ class Lane:
                 gap=self._watch.gap,
                 still_s=self._watch.still_s,
             )
-            if stopping:
+            if stopping or not self._is_kept(done_ns):
                 return
             passed = (done_ns - first_ns) // self._period_ns
             missed += max(0, passed - number)
@@ -180,12 +204,30 @@ class Lane:
             due_ns = first_ns + round((number + jitter) * self._period_ns)
             self._stopping.wait(max(0, due_ns - done_ns) / 1e9)
 
+    def stop(self) -> None:
+        """One last poll, then the end: the device is let go."""
+        self._stopping.set()
+
     def _read(self, late_s: float) -> None:
         try:
             for reading in self._source.read(self._device.id):
+                self._hear(reading.t_ns)
                 self._take(self._checked(replace(reading, late_s=late_s)))
         except Exception as error:
             self._failed(repr(error))
+
+    def _hear(self, t_ns: int) -> None:
+        """What the source says of the device now: its energy may be had in another way."""
+        if self._describes is None or self._instead is not None:
+            return
+        told = self._describes.described(self._device.id)
+        if told == self._told:
+            return
+        self._device = self._told = told
+        self._watch = Watch(told)
+        self.state = replace(self.state, device=told)
+        self._say("device_changed", figures=told.note or "its energy counter")
+        self._push(DeviceFound(t_ns, told, engines=()))
 
     def _take(self, reading: Reading) -> None:
         if reading.error is not None:

@@ -8,9 +8,11 @@ from typing import Any
 import pynvml
 
 from meter.model import Quality
-from meter.power.errors import LibraryMissingError, nvml_error
+from meter.power.errors import LibraryMissingError, ReadError, nvml_error
 
 _SIMULATED = "joulemeter_simulated"
+_GPUS_MAX = 1024
+_PROCESSES_MAX = 4096
 
 
 def start(library: str | None) -> Quality:
@@ -41,21 +43,45 @@ def use_library(library: ctypes.CDLL | None) -> None:
 
 
 def count() -> int:
-    """How many GPUs NVML shows: ``nvidia-smi --query-gpu=count``."""
-    return int(call("count", pynvml.nvmlDeviceGetCount))
+    """How many GPUs NVML shows: ``nvidia-smi --query-gpu=count``. Raises ``PowerError``."""
+    shown = int(call("count", pynvml.nvmlDeviceGetCount))
+    if not 0 <= shown <= _GPUS_MAX:
+        raise ReadError(f"NVML counts {shown} GPUs; see whether `nvidia-smi` works")
+    return shown
 
 
 def call(what: str, function: Any, *arguments: Any) -> Any:
-    """Call NVML; its error becomes ours."""
+    """Call NVML; its error becomes ours, and so does any other that the binding raises."""
     try:
         return function(*arguments)
     except pynvml.NVMLError as error:
         raise nvml_error(f"NVML's {what} call", error) from error
+    except Exception as error:
+        raise ReadError(f"NVML's {what} call gave what cannot be read: {error!r:.200}") from error
 
 
 def optional(function: Any, *arguments: Any) -> Any:
     """Call NVML for a fact that one can do without; ``None`` where it is not to be had."""
     try:
         return function(*arguments)
-    except pynvml.NVMLError:
+    except Exception:
         return None
+
+
+def processes(handle: Any) -> list[int] | None:
+    """The processes that compute on a board; ``None`` where it does not tell.
+
+    ``nvidia-smi --query-compute-apps=pid``. The list is given room for ``_PROCESSES_MAX``: pynvml's
+    own call makes as much room as the driver's count asks for, which may be nonsense.
+    """
+    room = ctypes.c_uint(_PROCESSES_MAX)
+    listed = (pynvml.c_nvmlProcessInfo_v3_t * _PROCESSES_MAX)()
+    try:
+        function = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetComputeRunningProcesses_v3")
+        if function(handle, ctypes.byref(room), listed) != pynvml.NVML_SUCCESS:
+            return None
+    except Exception:
+        return None
+    if room.value > _PROCESSES_MAX:
+        return None
+    return [int(listed[i].pid) for i in range(room.value)]

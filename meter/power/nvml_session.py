@@ -97,7 +97,10 @@ class Session:
                 pynvml.nvmlShutdown()
 
     def end(self) -> None:
-        """Let NVML go, and a library of our own with it."""
+        """Let NVML go, and a library of our own with it; not while a call hangs in it."""
+        with self._lock:
+            if self._calls:
+                return
         self._shut_down()
         if self._library is not None:
             use_library(None)

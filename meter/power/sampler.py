@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -51,6 +51,8 @@ class Sampler:
     ``push`` must not block; where it raises, the reading is lost and counted as a failed one.
     ``seed`` is the jitter's. ``ownership`` gives the lock of a device (``None``: no lock).
     ``beside`` is polled as well, but is none of the devices to meter: it is the host's.
+    ``patient``: a source that cannot be opened now, but may be later, is no failure: it is tried
+    again as a device that was left out is.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Sampler:
         seed: int = 0,
         ownership: Callable[[Device], Ownership | None] | None = None,
         beside: PowerSource | None = None,
+        patient: bool = False,
     ) -> None:
+        self._patient = patient
         self._sources = list(sources)
         self._beside = beside
         self._push = push
@@ -74,6 +78,9 @@ class Sampler:
         self._stopping = threading.Event()
         self._failure: PowerError | None = None
         self._lanes: tuple[Lane, ...] = ()
+        self._let_go: tuple[Lane, ...] = ()
+        self._lock = threading.Lock()
+        self._wanted: tuple[frozenset[str], frozenset[str]] | None = None
         self._silent: set[str] = set()
         self._log = structlog.get_logger("joulemeter.power")
 
@@ -91,6 +98,20 @@ class Sampler:
     def left_out(self) -> tuple[str, ...]:
         """Why devices are not there that may still come, one line each."""
         return tuple(reason for source in self._looking() for reason in source.left_out)
+
+    @property
+    def never(self) -> tuple[str, ...]:
+        """Why devices that were asked for never will be there, one line each."""
+        return tuple(reason for source in self._looking() for reason in source.never)
+
+    def turn_to(self, use: Collection[str], leave: Collection[str] = ()) -> None:
+        """The devices of these ids are the engines' after all, and those to ``leave`` are not.
+
+        Returns at once: the sampler's thread looks for them, and they come as ``DeviceFound``.
+        """
+        with self._lock:
+            before = self._wanted or (frozenset(), frozenset())
+            self._wanted = (before[0] | set(use), (before[1] | set(leave)) - set(use))
 
     @property
     def beside(self) -> Device | None:
@@ -148,6 +169,7 @@ class Sampler:
     def stop(self, within_s: float = _STOP_WITHIN_S) -> None:
         """Take one last reading of each device and end; wait for that no longer than so."""
         self._stopping.set()
+        self._end_lanes()
         if self._thread.is_alive():
             self._thread.join(within_s)
 
@@ -158,7 +180,7 @@ class Sampler:
         try:
             found: list[tuple[PowerSource, Device]] = []
             for source in self._sources:
-                found += [(source, device) for device in source.open()]
+                found += [(source, device) for device in self._open(source)]
                 opened.append(source)
             if self._beside is not None:
                 found += [(self._beside, device) for device in self._beside.open()]
@@ -175,30 +197,47 @@ class Sampler:
             self._begin()
             finders = self._look_for_the_rest()
             while not self._stopping.wait(_WATCH_EVERY_S):
+                self._follow()
                 self._watch()
         elif self._failure is not None and self._late:
             self._log.error("no_energy", reason=str(self._failure))
         # What hangs in the driver must not be shut down under its feet.
         for finder in finders:
             finder.join()
-        for lane in self._lanes:
+        self._end_lanes()
+        for lane in (*self._lanes, *self._let_go):
             lane.join()
         for source in opened:
             self._close(source)
 
+    def _open(self, source: PowerSource) -> Sequence[Device]:
+        """Its devices; none where it is tried again later. Raises ``PowerError``."""
+        try:
+            return source.open()
+        except PowerError as error:
+            if not (self._patient and error.passes and isinstance(source, LooksAgain)):
+                raise
+            self._log.warning(
+                "no_energy_yet", source=source.name, reason=str(error), note="it is tried again"
+            )
+            return []
+
     def _make_lanes(self, found: Sequence[tuple[PowerSource, Device]]) -> None:
-        self._lanes = tuple(
+        lanes = tuple(
             self._lane(source, device, number / len(found))
             for number, (source, device) in enumerate(found)
         )
+        with self._lock:
+            self._lanes = lanes
 
     def _lane(self, source: PowerSource, device: Device, offset: float) -> Lane:
+        """With an end of its own: a device may be let go while the others go on."""
         return Lane(
             source,
             device,
             self._push,
             self._period_ns,
-            self._stopping,
+            threading.Event(),
             offset,
             self._seed,
             self._ownership(device) if self._ownership is not None else None,
@@ -242,10 +281,44 @@ class Sampler:
                 self._add(self._lane(source, device, 0.5))
 
     def _add(self, lane: Lane) -> None:
-        self._lanes = (*self._lanes, lane)
+        with self._lock:
+            self._lanes = (*self._lanes, lane)
         if lane.state.owned:
             self._push(DeviceFound(time.monotonic_ns(), lane.state.device))
         lane.start()
+        if self._stopping.is_set():
+            lane.stop()
+
+    def _end_lanes(self) -> None:
+        for lane in self._lanes:
+            lane.stop()
+
+    def _follow(self) -> None:
+        """Meter what the engines were seen to use, and let go what they were not."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            return
+        use, leave = wanted
+        there = {lane.state.device.id for lane in self._lanes}
+        for source in self._looking():
+            ids = [id for id in use if id not in there]
+            try:
+                found = source.find(ids) if ids else ()
+            except Exception as error:  # it is asked again at the next round
+                self._log.info("not_found", source=source.name, reason=repr(error))
+                self.turn_to(use, leave)
+                continue
+            for device in found:
+                self._log.warning("device_found", device=device.id)
+                self._add(self._lane(source, device, 0.5))
+        with self._lock:
+            gone = [lane for lane in self._lanes if lane.state.device.id in leave]
+            self._lanes = tuple(lane for lane in self._lanes if lane not in gone)
+            self._let_go = (*self._let_go, *gone)
+        for lane in gone:
+            self._log.warning("device_let_go", device=lane.state.device.id)
+            lane.stop()
 
     def _watch(self) -> None:
         """Say once which device has fallen silent, and when it is back."""

@@ -32,11 +32,27 @@ class PowerSource(Protocol):
 
 @runtime_checkable
 class LooksAgain(PowerSource, Protocol):
-    """A source that may have left devices out when it was opened: they could not be read then."""
+    """A source that may have left devices out when it was opened: they could not be read then.
+
+    Where ``open`` raised what may pass (``PowerError.passes``), ``look_again`` opens it anew.
+    """
 
     @property
     def left_out(self) -> Sequence[str]:
         """Why some devices are not there, one line each; empty: there is nothing to look for."""
 
+    @property
+    def never(self) -> Sequence[str]:
+        """Why some that were asked for never will be there, one line each."""
+
+    def described(self, device: str) -> Device:
+        """The device of this id as it is now: how its energy is had may change."""
+
     def look_again(self) -> Sequence[Device]:
-        """Those of them that can be read now. Called now and then, from a thread of its own."""
+        """Those of them that can be read now. Called now and then, from a thread of its own.
+
+        Raises ``PowerError`` where there is still none at all.
+        """
+
+    def find(self, ids: Sequence[str]) -> Sequence[Device]:
+        """The devices of these ids that can be read, whether they were asked for or not."""

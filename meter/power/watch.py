@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from meter.model import Device, Quality, Reading
 from meter.power.integral import BRIDGE_NS, PowerIntegral
 
-#: As in ``meter.attribution.intervals``: what no board draws, and the shortest time it is asked of.
+#: As in ``meter.attribution.intervals``: what no board draws, what it may have drawn unseen by the
+#: polls where it tells no limit, and the shortest time that this is asked of.
 _POWER_W_MAX = 20_000.0
+_UNSEEN_W = 2_000.0
 _JUMP_NS_MIN = 200_000_000
 #: A counter that does not move for so long, though more than a joule was drawn, is stuck.
 _STILL_NS = 5_000_000_000
@@ -47,7 +49,10 @@ class Watch:
 
     def __init__(self, device: Device) -> None:
         limit_w = device.power_limit_w
-        self._power_w_max = 3 * limit_w if limit_w else _POWER_W_MAX
+        self._limit_w = limit_w
+        self._asks_power = not limit_w and device.boundary == "gpu"
+        self._peak_w = self._peak_before_w = 0.0
+        self._blind = self._blind_before = False
         self._compares = device.boundary == "gpu" and device.quality is not Quality.ESTIMATED
         self._integral = PowerIntegral()
         self._last: Reading | None = None
@@ -71,6 +76,7 @@ class Watch:
         if reading.energy_uj is None:
             return []
         before, self._last = self._last, reading
+        self._see_power(reading, before)
         drawn_uj = self._integral.add(reading.t_ns, reading.power_w or 0.0)
         if before is None or before.energy_uj is None:
             self._begin(reading, drawn_uj)
@@ -81,6 +87,9 @@ class Watch:
             self._begin(reading, drawn_uj)
             event = "counter_went_back" if moved_uj < 0 else "counter_jumped"
             return [Oddity(event, {"moved_j": moved_uj / 1e6, "in_s": since_ns / 1e9})]
+        if moved_uj:
+            self._peak_w, self._peak_before_w = 0.0, self._peak_w
+            self._blind, self._blind_before = False, self._blind
         if reading.power_w is None or reading.t_ns - before.t_ns > BRIDGE_NS:
             self._begin(reading, drawn_uj)
             return []
@@ -89,10 +98,24 @@ class Watch:
     def _begin(self, reading: Reading, drawn_uj: int) -> None:
         self._moved_ns, self._moved_at_uj, self.still_s = reading.t_ns, drawn_uj, 0.0
         self.unseen_uj = 0
+        self._peak_w = self._peak_before_w = 0.0
+        self._blind = self._blind_before = False
+        self._see_power(reading, None)
         self._start = (reading.t_ns, reading.energy_uj or 0, drawn_uj)
 
     def _impossible(self, moved_uj: int, since_ns: int) -> bool:
-        return moved_uj / 1e6 > self._power_w_max * max(since_ns, _JUMP_NS_MIN) / 1e9
+        most_w, seen_w = _POWER_W_MAX, max(self._peak_w, self._peak_before_w)
+        if self._limit_w:
+            most_w = 3 * max(self._limit_w, seen_w)
+        elif self._asks_power and not (self._blind or self._blind_before):
+            most_w = min(most_w, 3 * seen_w + _UNSEEN_W)
+        return moved_uj / 1e6 > most_w * max(since_ns, _JUMP_NS_MIN) / 1e9
+
+    def _see_power(self, reading: Reading, before: Reading | None) -> None:
+        """The highest power since the counter moved, and whether there was none at times."""
+        self._peak_w = max(self._peak_w, reading.power_w or 0.0)
+        unread = before is not None and reading.t_ns - before.t_ns > BRIDGE_NS
+        self._blind = self._blind or unread or reading.power_w is None
 
     def _still(self, moved_uj: int, reading: Reading, drawn_uj: int) -> list[Oddity]:
         since_ns = reading.t_ns - self._moved_ns

@@ -128,6 +128,8 @@ class Gauges:
             yield str(sampler.failure)
         for reason in sampler.left_out:
             yield f"left out, and tried again: {reason}"
+        for reason in sampler.never:
+            yield f"left out until the meter is started anew: {reason}"
         for lane in sampler.states():
             if lane.beside:
                 continue

@@ -14,7 +14,7 @@ from meter.power.claim import CpuClaim
 from meter.power.cpu_time import TreeTime
 from meter.power.errors import PowerError
 from meter.power.estimate import CpuEstimate
-from meter.power.owner import DIRECTORY, NoLockError, Ownership, count
+from meter.power.owner import NoLockError, Ownership, count
 from meter.power.rapl import RaplSource
 from meter.power.source import PowerSource
 
@@ -36,13 +36,13 @@ def cpu_source(settings: PowerSettings) -> PowerSource:
 class HostCpu:
     """What this meter claims of the host's CPU: that of the processes that it has started.
 
-    Idle power is claimed by the GPUs' share (``gpu_share``, from 0 to 1); without GPUs each of the
-    host's meters, which see one another by their locks, claims an equal part.
+    Idle power is claimed by the GPUs' share (``gpu_share``, from 0 to 1); without GPUs each of this
+    user's meters and root's, which it sees by their locks, claims an equal part.
     """
 
     def __init__(self, settings: PowerSettings, root: int | None = None) -> None:
         """``root``: the server's pid, where the meter has not started it."""
-        self._directory: Path = settings.lock_directory or DIRECTORY
+        self._directory: Path | None = settings.lock_directory
         self._presence = Ownership(f"{_METERS}{os.getpid()}", self._directory)
         self._counted_s = float("-inf")
         self._meters = 1

@@ -23,7 +23,7 @@ from meter.power.errors import PowerError
 from meter.power.rapl import CPU
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
-from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
+from meter.runtime.devices import Claims, wanted
 from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
@@ -36,7 +36,7 @@ from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
 from meter.work import beside
 from meter.work.listener import Listener, ListenError
-from meter.work.wire import DevicesOf, Hello
+from meter.work.wire import DevicesOf
 
 T = TypeVar("T")
 SOCKET_VARIABLE = "JOULEMETER_SOCKET"
@@ -137,7 +137,9 @@ def build(
     if socket is None:
         gate.open({})
     late = Latecomers(gate.push)
-    power = parts.attempt("energy", lambda: start_power(settings.power, names, late.push, server))
+    power = parts.attempt(
+        "energy", lambda: start_power(settings.power, names, late.push, server, environ)
+    )
     sampler = power.sampler if power is not None else None
     devices = sampler.devices if sampler is not None else ()
 
@@ -145,14 +147,10 @@ def build(
         """Also what comes later: from a driver that is slow to answer, or another meter."""
         return sampler.found if sampler is not None else ()
 
-    def ours() -> tuple[str, ...]:
-        return owned(found(), configured, environ.get(CUDA_VARIABLE))
-
+    turn_to = sampler.turn_to if sampler is not None and not settings.power.devices else None
+    devices_of = Claims(found, configured, environ, turn_to)
+    ours = partial(devices_of.of_command, server)
     engine = Engine(ENGINE, ours())
-
-    def devices_of(hello: Hello) -> tuple[str, ...]:
-        visible = hello.cuda_visible_devices or environ.get(CUDA_VARIABLE)
-        return owned(found(), configured, visible, hello.pid)
 
     directory = parts.attempt("the meter's folder", lambda: _make_directory(socket))
     notes = Notes(directory) if directory is not None else None

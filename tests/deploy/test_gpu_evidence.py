@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from meter.demo import process, stage
+from meter.demo.card import Card, CardSpec
+from meter.demo.nvml_build import build
+from meter.power.nvml_calls import start, use_library
 from meter.selftest.price import Run, Slot
 from meter.trace import read_trace
 from tests.grafana.promql import ROOT
@@ -71,6 +76,7 @@ def test_look_and_selftest_leave_what_a_reader_needs(rig):
     out, run = rig
     run("--stage", "look", "--stage", "selftest", "--seconds", "1")
     looked = json.loads((out / "look.json").read_text())
+    assert looked["gpu"]["uuid"].startswith("GPU-")
     assert looked["tick_s"] == pytest.approx(0.1, rel=0.05)
     assert looked["call_us"]["median"] > 0
     assert looked["bare_idle_w"] == pytest.approx(70.0, rel=0.02)
@@ -183,3 +189,61 @@ def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):
     evidence._pairs(tmp_path, ["serve"], 4, 0.0)
     evidence._pairs(tmp_path, ["serve"], 4, 0.0)
     assert evidence._runs(tmp_path / "runs.jsonl.gz") == runs
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    """``look.py``, over an NVML that shows two cards."""
+    path = tmp_path / "card"
+    Card.create(path, [CardSpec(uuid="GPU-aaaa"), CardSpec(uuid="GPU-bbbb")]).close()
+    monkeypatch.setenv("JOULEMETER_FAKE_NVML", str(path))
+    start(str(build(tmp_path)))
+    spec = importlib.util.spec_from_file_location("look", FOLDER / "look.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    pynvml.nvmlShutdown()
+    use_library(None)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "environ", "uuid", "by"),
+    [
+        ({"uuid": "bbbb"}, {}, "GPU-bbbb", "CUDA's UUID"),
+        ({"uuid": "GPU-bbbb"}, {"CUDA_VISIBLE_DEVICES": "0"}, "GPU-bbbb", "CUDA's UUID"),
+        ({"uuid": "", "place": [0, 2, 0]}, {}, "GPU-bbbb", "CUDA's PCI address"),
+        ({"uuid": "zzz", "place": [0, 1, 0]}, {}, "GPU-aaaa", "CUDA's PCI address"),
+        ({"place": [None] * 3}, {"CUDA_VISIBLE_DEVICES": "GPU-b"}, "GPU-bbbb", "CUDA_VISIBLE"),
+        (None, {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "GPU-bbbb", "PCI"),
+    ],
+)
+def test_what_is_measured_is_cudas_first_gpu(two_gpus, cuda, environ, uuid, by):
+    """The load runs on CUDA's device 0, which need not be NVML's: by its UUID, its place, or what
+    the variable names."""
+    handle, found_by = two_gpus.gpu_of(cuda, environ)
+    assert pynvml.nvmlDeviceGetUUID(handle) == uuid
+    assert by in found_by
+
+
+@pytest.mark.parametrize("environ", [{}, {"CUDA_VISIBLE_DEVICES": "1"}])
+def test_a_gpu_is_not_guessed(two_gpus, environ):
+    """Of two, where CUDA cannot be asked: it ends with what to set."""
+    with pytest.raises(SystemExit, match="CUDA_VISIBLE_DEVICES"):
+        two_gpus.gpu_of(None, environ)
+
+
+def test_cuda_is_asked_in_a_process_of_its_own(two_gpus, tmp_path, monkeypatch):
+    """So that no context is there when idle power is measured; without torch nothing is told."""
+    torch = tmp_path / "with" / "torch.py"
+    torch.parent.mkdir()
+    torch.write_text(
+        "class cuda:\n"
+        "    @staticmethod\n"
+        "    def get_device_properties(index):\n"
+        "        class P: uuid='bbbb'; pci_domain_id=0; pci_bus_id=2; pci_device_id=0\n"
+        "        return P\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(torch.parent))
+    assert two_gpus.cudas_first() == {"uuid": "bbbb", "place": [0, 2, 0]}
+    torch.write_text("raise ImportError")
+    assert two_gpus.cudas_first() is None

@@ -64,9 +64,16 @@ class Lab:
             self.file(f"sys/bus/pci/devices/{slot}/class", kind + "\n")
         return self
 
-    def kernel_driver(self) -> Lab:
-        self.file("dev/nvidiactl")
+    def kernel_driver(self, node: bool = True) -> Lab:
+        """``node``: with its device; a container that was not given it sees the version alone."""
+        self.file("proc/driver/nvidia/version", "NVRM version: 1")
+        if node:
+            self.file("dev/nvidiactl")
         return self.hardware()
+
+    def jetson(self) -> Lab:
+        self.file("proc/device-tree/compatible", "nvidia,p3701\0nvidia,tegra234\0")
+        return self
 
     def container(self, **environ: str) -> Lab:
         self.file(".dockerenv")
@@ -100,9 +107,11 @@ class Lab:
             self.card.fault(device, Fault.ERROR, 0, value=NOT_SUPPORTED, function=function)
         return self
 
-    def faulty(self, kind: Fault, device: int = 0) -> Lab:
+    def faulty(
+        self, kind: Fault, device: int = 0, value: int = 0, function: Function = Function.ANY
+    ) -> Lab:
         assert self.card is not None
-        self.card.fault(device, kind, 0)
+        self.card.fault(device, kind, 0, value=value, function=function)
         return self
 
     def rapl(self, closed: bool = False) -> Lab:
@@ -272,6 +281,41 @@ CASES = {
         lambda lab: lab.gpus(CardSpec(), CardSpec(uuid="GPU-2")).faulty(Fault.LOST, 1).vllm(),
         "gpu 1", NO, "fallen off the bus", "--gpu-reset", 1, S,
     ),
+    "a GPU that is a part of the chip": Case(
+        lambda lab: lab.gpus(CardSpec(name="NVIDIA Thor"))
+        .lacking(Function.ENERGY, Function.POWER).vllm(),
+        "gpu 0", NO, "a part of the chip", "power.source to cpu", 2, None,
+    ),
+    "a Jetson": Case(
+        lambda lab: lab.jetson().gpus().lacking(Function.ENERGY, Function.POWER).vllm(),
+        "gpu 0", NO, "a part of the chip", "power.source to cpu", 2, None,
+    ),
+    "a GPU that shows nothing": Case(
+        lambda lab: lab.gpus().lacking(Function.ENERGY, Function.POWER).vllm(),
+        "gpu 0", NO, "neither energy nor power", "power.source to cpu", 2, None,
+    ),
+    "a counter that is not ready": Case(
+        lambda lab: lab.gpus().faulty(Fault.ERROR, value=27, function=Function.ENERGY).vllm(),
+        "gpu 0", LESS, "until its counter can be read", "ask again", 1, S,
+    ),
+    "a name that is no text": Case(
+        lambda lab: lab.gpus().faulty(Fault.ODD, value=0xA08195F8, function=Function.NAME).vllm(),
+        "gpu 0", GOOD, "not to be read of it: name", None, 0, S,
+    ),
+    "CUDA_VISIBLE_DEVICES empty": Case(
+        lambda lab: lab.gpus().rapl().vllm().container(CUDA_VISIBLE_DEVICES=""),
+        "gpu", LESS, "names none", "unset CUDA_VISIBLE_DEVICES", 1, M,
+    ),
+    "CUDA's order is not known": Case(
+        lambda lab: lab.gpus(CardSpec(name="NVIDIA T400"), CardSpec(uuid="GPU-2", name="L40S"))
+        .vllm().container(CUDA_VISIBLE_DEVICES="0"),
+        "cuda", LESS, "order", "CUDA_DEVICE_ORDER=PCI_BUS_ID", 1, S,
+    ),
+    "a container that was given no GPU": Case(
+        lambda lab: lab.no_nvml().kernel_driver(node=False).rapl().vllm()
+        .container(NVIDIA_VISIBLE_DEVICES="void"),
+        "gpu", LESS, "no NVIDIA GPU", None, 0, M,
+    ),
     "the plugin is not installed beside vLLM": Case(
         lambda lab: lab.gpus().vllm(plugin=False),
         "plugin", GOOD, "`joulemeter run` puts it there", None, 0, S,
@@ -298,7 +342,7 @@ CASES = {
     ),
     "no vLLM": Case(
         lambda lab: lab.gpus(),
-        "vllm", NO, "no vLLM here", "where it is installed", 1, S, None,
+        "vllm", NO, "no vLLM here", "doctor --python PATH", 1, S, None,
     ),
 }  # fmt: skip
 
@@ -314,11 +358,24 @@ def test_a_machine_is_told_what_it_can_measure(name: str, lab: Lab) -> None:
     assert case.text in finding.text
     assert (case.step is None) == (finding.step is None)
     assert case.step is None or case.step in (finding.step or "")
-    if case.level is not GOOD:
+    if case.level is not GOOD and case.step is not None:
         assert diagnosis.next_step == finding.step, "the only thing that matters here is this"
     assert (diagnosis.exit_code, diagnosis.quality) == (case.exit_code, case.quality)
     assert diagnosis.fidelity == case.fidelity
     assert max(map(len, printed(diagnosis).split("\n"))) <= 80
+
+
+def test_an_nvml_that_breaks_is_said(lab: Lab) -> None:
+    """In a line, not as a traceback."""
+
+    def breaks() -> None:
+        raise OverflowError("what the binding makes of it")
+
+    lab.gpus().vllm()
+    lab.patch.setattr(pynvml, "nvmlDeviceGetCount", breaks)
+    (gpu, *_) = lab.examine().findings
+    assert (gpu.area, gpu.level) == ("gpu", NO)
+    assert "OverflowError" in gpu.text
 
 
 def test_a_card_that_another_meter_owns(lab: Lab) -> None:
@@ -375,6 +432,43 @@ def test_vllm_of_another_python_is_found(lab: Lab) -> None:
     assert any("vLLM 0.27.1" in f.text for f in lab.examine().findings)
     command.write_bytes(b"\x7fELF")
     assert any("no vLLM here" in f.text for f in lab.examine().findings)
+
+
+@pytest.mark.parametrize("named", ["venv", "venv/bin", "venv/bin/python", "venv/bin/vllm"])
+def test_vllm_in_another_environment_can_be_named(lab: Lab, named: str) -> None:
+    """As its folder, its Python or its command; then nothing else is asked."""
+    lab.no_nvml().rapl().vllm("0.27.1")
+    (lab.root / "venv").mkdir()
+    (lab.root / "bin").rename(lab.root / "venv/bin")
+    python = lab.root / "venv/bin/python"
+    (lab.root / "venv/bin/vllm").write_text(f"#!{python}\n")
+    assert any("no vLLM here" in f.text for f in lab.examine().findings)
+    machine = replace(lab.machine(), named=lab.root / named)
+    assert any("vLLM 0.27.1" in f.text for f in examine(machine).findings)
+
+
+@pytest.mark.parametrize(
+    "lines", ["#!{python} -I\n", '#!/bin/sh\n\'\'\'exec\' "{python}" "$0" "$@"\n', "#!{python}"]
+)
+def test_the_python_of_a_command_is_found(lab: Lab, lines: str) -> None:
+    """Also with options, and where pip starts it by a shell, for its path is long."""
+    lab.no_nvml().rapl().vllm("0.27.1")
+    python = lab.root / "bin/python"
+    (lab.root / "bin/vllm").write_text(lines.format(python=python))
+    assert any("vLLM 0.27.1" in f.text for f in lab.examine().findings)
+
+
+@pytest.mark.parametrize("named", ["nowhere", "empty", "file"])
+def test_a_name_without_a_vllm_is_said(lab: Lab, named: str) -> None:
+    """With the place that was named, not with what is elsewhere."""
+    lab.no_nvml().rapl().vllm()
+    (lab.root / "empty").mkdir()
+    lab.file("file", "text")
+    diagnosis = examine(replace(lab.machine(), named=lab.root / named))
+    (finding,) = [f for f in diagnosis.findings if f.area == "vllm"]
+    assert finding.level is NO
+    assert str(lab.root / named) in finding.text
+    assert "doctor --python PATH" in (finding.step or "")
 
 
 def test_what_is_worst_comes_first() -> None:

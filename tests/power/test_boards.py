@@ -170,6 +170,24 @@ def test_engines_on_instances_own_the_board(library: str, make: Make) -> None:
     source.close()
 
 
+@pytest.mark.parametrize("name", ["MIG-a", "MIG-aaaa-0-2", "MIG-aaaa", "MIG-GPU-aaaa"])
+def test_the_beginning_of_an_instances_name_will_do(library: str, make: Make, name: str) -> None:
+    """As CUDA allows for boards and instances alike."""
+    make([CardSpec(uuid=A, mig_instances=2), CardSpec(uuid=B, mig_instances=2)])
+    assert [device.id for device in opened(library, name)] == [A]
+    source = NvmlSource(library, (name,), as_cuda=True)
+    found = source.open()
+    assert owned(found, (), name) == (A,)
+    source.close()
+
+
+def test_a_beginning_that_several_boards_share_names_none(library: str, make: Make) -> None:
+    """Nothing is guessed, nor widened to all."""
+    make([CardSpec(uuid=A, mig_instances=2), CardSpec(uuid=B, mig_instances=2)])
+    with pytest.raises(NoDeviceError, match="names several GPUs"):
+        opened(library, "MIG-")
+
+
 def test_a_strange_instance_is_refused(library: str, make: Make) -> None:
     """With what there is."""
     make([CardSpec(uuid=A, mig_instances=2)])

@@ -21,6 +21,7 @@ from meter.power.claim import CpuClaim
 from meter.power.cpu_time import TreeTime
 from meter.power.owner import Ownership, count
 from meter.power.rapl import CPU
+from meter.runtime.devices import Wanted
 from meter.runtime.host import HostCpu
 from meter.runtime.power import start_power
 from tests.power.rig import wait_until
@@ -217,7 +218,8 @@ def test_meters_of_a_host_count_one_another(tmp_path: Path) -> None:
     assert count("cpu-meter-", tmp_path) == 2
     other.release()
     assert count("cpu-meter-", tmp_path) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"cpu-meter-{os.getpid()}.lock"]
+    names = {path.name for path in tmp_path.rglob("cpu-meter-*")}
+    assert names == {f"cpu-meter-{os.getpid()}.{kind}" for kind in ("lock", "owner")}
 
 
 def test_an_engine_on_the_cpu_is_metered_on_its_claim(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_an_engine_on_the_cpu_is_metered_on_its_claim(tmp_path: Path) -> None:
     ]
     events: queue.Queue[Event] = queue.Queue()
     settings = PowerSettings(source="cpu", powercap=tree, lock_directory=tmp_path / "locks")
-    power = start_power(settings, (), events.put)
+    power = start_power(settings, Wanted(), events.put)
     (device,) = power.sampler.devices
     assert (device.id, device.quality, device.boundary) == (CPU, Quality.MEASURED, "host")
     assert device.note is not None
@@ -258,7 +260,7 @@ def test_beside_gpus_the_cpu_is_another_boundary(library: str, card: Card, tmp_p
     settings = PowerSettings(
         source="nvml", nvml_library=Path(library), powercap=tree, lock_directory=tmp_path / "locks"
     )
-    power = start_power(settings, ("0",), events.put)
+    power = start_power(settings, Wanted(("0",)), events.put)
     assert [device.id for device in power.sampler.devices] == ["GPU-aaaa-0"]
     assert [device.id for device in power.sampler.found] == ["GPU-aaaa-0"]
     wait_until(lambda: any(s.beside and s.samples for s in power.sampler.states()), "a reading")

@@ -25,7 +25,8 @@ from meter.power.errors import (
     UnsupportedError,
     nvml_error,
 )
-from meter.power.nvml import NvmlSource, devices_of, visible_devices
+from meter.power.nvml import NvmlSource, devices_of
+from meter.power.visible import visible_devices
 
 
 @contextmanager
@@ -173,6 +174,63 @@ def test_cuda_visible_devices(value: str | None, names: tuple[str, ...] | None) 
     assert visible_devices(value) == names
 
 
+@pytest.mark.parametrize(
+    ("value", "found", "said"),
+    [
+        ("1,9", ["GPU-bbbb-1"], ["cuda_list_ends"]),
+        ("1,9,0", ["GPU-bbbb-1"], ["cuda_list_ends"]),
+        ("1,GPU-", ["GPU-bbbb-1"], ["cuda_list_ends"]),
+        ("GPU-b,GPU-a", ["GPU-bbbb-1", "GPU-aaaa-0"], []),
+    ],
+)
+def test_cudas_list_ends_at_the_first_that_is_no_gpu(
+    library: str, card: Card, value: str, found: list[str], said: list[str]
+) -> None:
+    """CUDA uses those before it: so does the meter, and says so; nobody else's GPU is touched."""
+    source = NvmlSource(library, visible_devices(value) or (), as_cuda=True)
+    with structlog.testing.capture_logs() as logs:
+        assert [device.id for device in source.open()] == found
+    assert [line["event"] for line in logs] == said
+    assert source.left_out == []
+    source.close()
+
+
+def test_a_list_that_names_no_gpu_is_never_widened(library: str, card: Card) -> None:
+    """It is an error that may pass: the GPU may be there later."""
+    source = NvmlSource(library, ("9", "0"), as_cuda=True)
+    with pytest.raises(NoDeviceError, match="'9' is no GPU of this host") as raised:
+        source.open()
+    assert raised.value.passes
+    with pytest.raises(NoDeviceError):
+        source.look_again()
+
+
+def test_a_name_that_may_be_a_gpu_that_tells_nothing_is_waited_for(
+    library: str, card: Card
+) -> None:
+    """While a board cannot be asked for its UUID, the name may be its own."""
+    card.fault(0, Fault.LOST, 0)
+    source = NvmlSource(library, ("GPU-bbbb", "GPU-aaaa"), as_cuda=True)
+    assert [device.id for device in source.open()] == ["GPU-bbbb-1"]
+    assert len(source.left_out) == 1
+    card.clear_faults(0)
+    assert [device.id for device in source.look_again()] == ["GPU-aaaa-0"]
+    assert source.left_out == []
+    source.close()
+
+
+def test_of_gpus_that_were_asked_for_one_may_fail_for_good(library: str, card: Card) -> None:
+    """The others are metered; it is named for as long as the meter lives."""
+    for function in (Function.ENERGY, Function.POWER):
+        card.fault(0, Fault.ERROR, 0, value=3, function=function)
+    source = NvmlSource(library, ("0", "1"))
+    assert [device.id for device in source.open()] == ["GPU-bbbb-1"]
+    (reason,) = source.never
+    assert "GPU 0" in reason
+    assert source.left_out == []
+    source.close()
+
+
 def test_processes_name_their_cards(library: str, card: Card) -> None:
     """Which cards a process computes on."""
     card.set_processes(1, [4242])
@@ -253,7 +311,8 @@ def test_a_gpu_that_nobody_asked_for_is_not_looked_for(library: str, card: Card)
 def test_no_readable_gpu_is_an_error(library: str, card: Card) -> None:
     """Where none of them can be read there is no source, and the first reason is given."""
     for device in (0, 1):
-        card.fault(device, Fault.ERROR, 0, value=4, function=Function.FIELD_VALUES)
+        for function in (Function.FIELD_VALUES, Function.POWER):
+            card.fault(device, Fault.ERROR, 0, value=4, function=function)
     with pytest.raises(NoPermissionError, match="may open"):
         NvmlSource(library).open()
 
@@ -366,6 +425,9 @@ def test_no_driver(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
+        (10, ReadError),
+        (27, ReadError),
+        (28, NoDeviceError),
         (1, DriverError),
         (3, UnsupportedError),
         (4, NoPermissionError),
@@ -382,6 +444,7 @@ def test_codes_become_errors(code: int, kind: type[PowerError]) -> None:
     raised = nvml_error("a call", pynvml.NVMLError(code))
     assert type(raised) is kind
     assert isinstance(raised.__cause__, pynvml.NVMLError)
+    assert raised.passes == (code != 3)
     assert ";" in str(raised)
 
 

@@ -168,6 +168,8 @@ def test_the_host_comes_with_the_devices() -> None:
     assert sampler.beside is None
     source.free.set()
     seen = take(events, 20)
+    while not any(isinstance(e, Reading) and e.device == "cpu" for e in seen):
+        seen += take(events, 1)
     sampler.stop()
     assert [e.device.id for e in seen[:2] if isinstance(e, DeviceFound)] == ["d", "cpu"]
     assert {e.device for e in seen if isinstance(e, Reading)} == {"d", "cpu"}
@@ -202,6 +204,9 @@ def test_a_start_that_stopped_meanwhile_gives_no_readings() -> None:
     assert all(isinstance(event, DeviceFound) for event in iter_now(events))
 
 
+LATER = Device("later", "device", Quality.SIMULATED, "1")
+
+
 class Later(Script):
     """One device, and one more that is there when it is let free; each look may fail or hang."""
 
@@ -210,6 +215,13 @@ class Later(Script):
         self.looks, self.hangs = list(looks), hangs
         self.looked, self.free = threading.Event(), threading.Event()
         self.left_out: Sequence[str] = ("the other one",)
+        self.never: Sequence[str] = ()
+
+    def described(self, device: str) -> Device:
+        return LATER if device == LATER.id else super().open()[0]
+
+    def find(self, ids: Sequence[str]) -> Sequence[Device]:
+        return [LATER] if LATER.id in ids else []
 
     def look_again(self) -> Sequence[Device]:
         self.looked.set()
@@ -221,7 +233,7 @@ class Later(Script):
         if not self.free.is_set():
             return []
         self.left_out = ()
-        return [Device("later", "device", Quality.SIMULATED, "1")]
+        return [LATER]
 
     def read(self, device: str | None = None) -> Sequence[Reading]:
         return [Reading(device or "", time.monotonic_ns(), 1)]

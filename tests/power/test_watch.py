@@ -112,6 +112,44 @@ def test_a_leap_is_said_and_makes_no_gap(by_uj: int, event: str) -> None:
     assert played.watch.gap == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.parametrize(("by_j", "leaps"), [(1000, True), (700, True), (300, False)])
+def test_power_contradicts_a_leap_where_no_limit_is_told(by_j: int, leaps: bool) -> None:
+    """At 400 W no board moves a thousand joules in a fifth of a second."""
+    played = Played()
+    played.watch = Watch(replace(CARD, power_limit_w=None))
+    played.run(5)
+    played.energy_uj += by_j * 10**6
+    played.run(5)
+    assert played.said == (["counter_jumped"] if leaps else [])
+
+
+def test_without_power_or_over_a_gap_nothing_is_contradicted() -> None:
+    """What was not read may have been anything below what no board draws."""
+    played = Played()
+    played.watch = Watch(replace(CARD, power_limit_w=None))
+    played.run(5)
+    played.t_ns += 3 * S
+    played.energy_uj += 30_000 * 10**6  # 10 kW for 3 s
+    played.run(1)
+    assert played.said == []
+    for _ in range(20):
+        played.t_ns += S // 50
+        played.energy_uj += 8_000_000
+        played.see(played.energy_uj, None)
+    played.energy_uj += 2000 * 10**6
+    played.t_ns += S // 50
+    played.see(played.energy_uj, None)
+    assert played.said == []
+
+
+def test_power_excuses_more_than_a_limit_that_cannot_be_true() -> None:
+    """A board that draws 400 W under a limit of 5 W has a wrong limit, not a bad counter."""
+    played = Played()
+    played.watch = Watch(replace(CARD, power_limit_w=5.0))
+    played.run(5)
+    assert played.said == []
+
+
 def test_without_power_there_is_no_gap() -> None:
     """Unknown, not zero; nor is a failed reading anything to compare."""
     played = Played()

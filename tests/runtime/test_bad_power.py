@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from processes import ENGINE, UUID, closes, poll
 
-from meter.demo.card import Card, CardSpec, Fault
+from meter.demo.card import Card, CardSpec, Fault, Function
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,44 @@ def test_a_gpu_that_is_lost_at_the_start_comes_later(metered, card):
     assert run.end()[0] == ENDED
 
 
+def test_a_driver_that_is_loaded_later_is_waited_for(metered, card):
+    """Alone, with source auto: no figure of the CPU's stands in, it is said, and the GPU's requests
+    have joules as soon as it can be read."""
+    cards = Card.attach(card)
+    cards.fault(0, Fault.UNLOADED, 0)
+    run = metered("--", *ENGINE, 300, 3)
+    url = run.started()
+    assert any("no_energy_yet" in line and "tried again" in line for line in run.lines)
+    ready = httpx.get(f"{url}/readyz", trust_env=False)
+    assert ready.status_code == 503
+    assert "Driver Not Loaded" in ready.text
+    summary = poll(url, lambda s: s["receipts_closed"] > 0)
+    assert (summary["measured_j"], summary["devices"]) == (0, [])
+    cards.clear_faults(0)
+    summary = poll(url, lambda s: s["measured_j"] > 0 and s["receipts_closed_j"] > 0 and closes(s))
+    assert [device["gpu_uuid"] for device in summary["devices"]] == [UUID]
+    until(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200, "readiness")
+    run.process.terminate()
+    assert run.end()[0] == ENDED
+
+
+def test_a_gpu_that_shows_nothing_is_not_ready_on_the_cpu(metered, card):
+    """With source auto: the server runs, /readyz says what is wrong and what to do, and no joule of
+    the host's CPU is called a request's."""
+    cards = Card.attach(card)
+    for function in (Function.ENERGY, Function.POWER):
+        cards.fault(0, Fault.ERROR, 0, value=3, function=function)
+    run = metered("--", *ENGINE, 300, 3)
+    url = run.started()
+    summary = poll(url, lambda s: s["receipts_closed"] > 0)
+    assert (summary["measured_j"], summary["devices"]) == (0, [])
+    ready = httpx.get(f"{url}/readyz", trust_env=False)
+    assert ready.status_code == 503
+    assert "set power.source to cpu" in ready.text
+    run.process.terminate()
+    assert run.end()[0] == ENDED
+
+
 def test_a_driver_that_hangs_holds_up_no_end(metered, card):
     """The GPU's figures grow old, which is shown; the server ends as ever, the meter with it."""
     cards = Card.attach(card)
@@ -112,7 +151,8 @@ def test_nothing_of_a_simulated_card_is_left(metered, card, tmp_path):
     run = metered("--", "true")
     run.started()
     run.end()
-    assert [path.name for path in tmp_path.glob("*.lock")] == [f"{UUID}-card.lock"]
+    locks = tmp_path / f"joulemeter-{os.geteuid()}"
+    assert [path.name for path in locks.iterdir()] == [f"{UUID}-card.lock"]
 
 
 BURN = "while True: pass"

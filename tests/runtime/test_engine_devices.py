@@ -6,12 +6,13 @@ import sys
 import threading
 
 import pytest
+import structlog.testing
 
 from meter.demo.card import Card, CardSpec, Fault
 from meter.demo.nvml_build import build
 from meter.model import Device, DeviceFound, Quality, Reading
 from meter.power.nvml import NvmlSource
-from meter.runtime.devices import owned, wanted
+from meter.runtime.devices import Claims, Wanted, owned, wanted
 from meter.runtime.late import Latecomers
 from meter.runtime.meter import _owners
 from meter.work.wire import Hello, Source
@@ -23,12 +24,15 @@ FOUND = tuple(
 
 
 def test_configured_devices_come_first():
-    """Then what the command may use, then all."""
+    """Then what the command may use, then all. A list that is there and empty names none."""
     environ = {"CUDA_VISIBLE_DEVICES": "2"}
-    assert wanted(("0",), ("1",), environ) == ("0",)
-    assert wanted((), ("1",), environ) == ("1",)
-    assert wanted((), (), environ) == ("2",)
-    assert wanted((), (), {}) == ()
+    assert wanted(("0",), ("1",), environ) == Wanted(("0",))
+    assert wanted((), ("1",), environ) == Wanted(("1",))
+    assert wanted((), (), environ) == Wanted(("2",), as_cuda=True)
+    assert wanted((), (), {}) == Wanted()
+    for none in ("", "-1", "none", " ", "-1,0", "NoDevFiles", "void"):
+        assert wanted((), (), {"CUDA_VISIBLE_DEVICES": none}) == Wanted((), True, none=True)
+        assert wanted((), ("1",), {"CUDA_VISIBLE_DEVICES": none}) == Wanted(("1",))
 
 
 @pytest.mark.parametrize(
@@ -38,12 +42,13 @@ def test_configured_devices_come_first():
         (("1",), "0", "1"),
         ((), "0,2", "02"),
         ((), "GPU-bbbb", "1"),
-        ((), "7", "012"),
-        ((), "", "012"),
+        ((), "7", ""),
+        ((), "", ""),
+        ((), "-1", ""),
     ],
 )
 def test_an_engine_owns_what_names_it_else_all(configured, cuda, indices):
-    """By index, by UUID or the beginning of one; a name that fits nothing narrows nothing."""
+    """By index, by UUID or the beginning of one; a list that fits nothing is not all."""
     ids = tuple(FOUND[int(i)].id for i in indices)
     assert owned(FOUND, configured, cuda) == ids
 
@@ -63,13 +68,14 @@ def three_cards(tmp_path, monkeypatch):
 
 
 def test_an_engine_owns_the_gpus_that_its_processes_compute_on(three_cards):
-    """Where nothing names them, the driver's list does: of the engine's process or a child."""
+    """The driver's list says so first: of the engine's process or a child; then names."""
     card, found = three_cards
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         card.set_processes(1, [child.pid])
         assert owned(found, (), None, os.getpid()) == ("GPU-bbbbbbbb",)
-        assert owned(found, (), "2", os.getpid()) == ("GPU-cccccccc",)
+        assert owned(found, (), "2", os.getpid()) == ("GPU-bbbbbbbb",), "the driver first"
+        assert owned(found, ("2",), None, os.getpid()) == ("GPU-cccccccc",), "but as configured"
         assert owned(found, (), None, None) == owned(found, (), None, 2**22 + 1)
         card.set_processes(1, [])
         assert owned(found, (), None, os.getpid()) == tuple(device.id for device in found)
@@ -84,13 +90,103 @@ def test_a_driver_that_hangs_is_not_waited_for(three_cards, monkeypatch):
     card.set_processes(1, [os.getpid()])
     card.fault(0, Fault.HANG, 0)
     assert owned(found, (), None, os.getpid()) == tuple(device.id for device in found)
-    assert owned(found, (), "MIG-x", None) == tuple(device.id for device in found)
+    assert owned(found, (), "MIG-x", None) == ()
     card.clear_faults(0)
     for thread in threading.enumerate():
         if thread.name == "patience":
             thread.join(10)
     monkeypatch.setattr("meter.runtime.devices._ANSWER_WITHIN_S", 10.0)
     assert owned(found, (), None, os.getpid()) == ("GPU-bbbbbbbb",)
+
+
+def test_pids_of_another_namespace_say_nothing(three_cards):
+    """One that is listed and does not exist here: this process's number may be another's there."""
+    card, found = three_cards
+    card.set_processes(1, [os.getpid(), 2**22 + 1])
+    assert owned(found, (), "2", os.getpid()) == ("GPU-cccccccc",)
+
+
+def test_a_list_that_is_not_whole_says_nothing(three_cards):
+    """While not all ranks of an engine have begun, names say whose the GPUs are."""
+    card, found = three_cards
+    card.set_processes(2, [os.getpid()])
+    assert owned(found, (), "0,1", os.getpid(), ranks=2) == ("GPU-aaaaaaaa", "GPU-bbbbbbbb")
+    card.set_processes(1, [os.getpid()])
+    assert owned(found, (), "0,1", os.getpid(), ranks=2) == ("GPU-bbbbbbbb", "GPU-cccccccc")
+
+
+def test_the_hosts_cpu_is_every_engines():
+    """Whatever an engine's list of GPUs says."""
+    cpu = Device("cpu", "CPU", Quality.ESTIMATED, "cpu", "host")
+    assert owned((cpu,), (), "") == owned((cpu,), (), "1") == owned((cpu,), (), None) == ("cpu",)
+    assert owned((cpu, *FOUND), (), "1") == ("cpu", FOUND[1].id)
+
+
+class Turned:
+    """Hears what the sampler would be turned to."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, use, leave):
+        self.calls.append((tuple(use), tuple(leave)))
+
+
+@pytest.mark.parametrize("opened", ["0", "012"])
+def test_where_index_and_process_disagree_the_driver_is_believed(three_cards, opened):
+    """CUDA's 0 is NVML's 1 here. It is said once, with both; the GPU in use is metered after all,
+    and the other let go."""
+    card, found = three_cards
+    there = [found[int(i)] for i in opened]
+    turned = Turned()
+    claims = Claims(lambda: there, (), {"CUDA_VISIBLE_DEVICES": "0"}, turned)
+    hello = Hello("s1", pid=os.getpid())
+    assert claims(hello) == ("GPU-aaaaaaaa",), "as long as the driver lists nothing"
+    assert turned.calls == []
+    card.set_processes(1, [os.getpid()])
+    with structlog.testing.capture_logs() as logs:
+        assert claims(hello) == claims(hello) == ("GPU-bbbbbbbb",)
+    (line,) = logs
+    assert (line["event"], line["named"]) == ("gpus_disagree", "0")
+    assert (line["taken_for"], line["computes_on"]) == (["GPU-aaaaaaaa"], ["GPU-bbbbbbbb"])
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in line["remedy"]
+    assert turned.calls[0] == (("GPU-bbbbbbbb",), ("GPU-aaaaaaaa",))
+
+
+def test_what_another_engine_computes_on_is_not_let_go(three_cards):
+    """Two engines behind one meter, each with CUDA's number of the other's board."""
+    card, found = three_cards
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        turned = Turned()
+        claims = Claims(lambda: found[:2], (), {}, turned)
+        card.set_processes(0, [child.pid])
+        assert claims(Hello("s2", pid=child.pid, cuda_visible_devices="0")) == ("GPU-aaaaaaaa",)
+        card.set_processes(2, [os.getpid()])
+        one = Hello("s1", pid=os.getpid(), cuda_visible_devices="0")
+        assert "GPU-cccccccc" in claims(one)
+        assert all("GPU-aaaaaaaa" not in leave for _, leave in turned.calls)
+    finally:
+        child.communicate(b"\n")
+
+
+def test_configured_devices_stay_and_the_difference_is_said(three_cards):
+    """What was set by hand is not overruled."""
+    card, found = three_cards
+    turned = Turned()
+    card.set_processes(1, [os.getpid()])
+    claims = Claims(lambda: found, ("0",), {}, turned)
+    with structlog.testing.capture_logs() as logs:
+        assert claims(Hello("s1", pid=os.getpid())) == ("GPU-aaaaaaaa",)
+    assert [line["note"] for line in logs] == ["as configured"]
+    assert turned.calls == []
+
+
+@pytest.mark.parametrize(("told", "ids"), [("", ()), (None, (FOUND[0].id,)), ("2", (FOUND[2].id,))])
+def test_an_engines_own_variable_comes_before_its_commands(told, ids):
+    """A script may have set it; empty is no GPU, and not the same as unset."""
+    claims = Claims(lambda: FOUND, (), {"CUDA_VISIBLE_DEVICES": "0"})
+    assert claims(Hello("s", cuda_visible_devices=told)) == ids
 
 
 class Heard:
