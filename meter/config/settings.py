@@ -5,6 +5,7 @@ What is written here is what ``joulemeter config show`` explains and what an err
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import NoDecode
+
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
 def _listed(value: object) -> object:
@@ -43,7 +46,20 @@ def _currency(value: str) -> str:
     return value
 
 
+def _host_name(value: str) -> str:
+    """A name without scheme, port and path: what is compared with a request's Host."""
+    name = value.lower().removesuffix(".")
+    if name != "*" and not _HOST_NAME.fullmatch(name.removeprefix("*.")):
+        raise ValueError(
+            "expected names without port, such as meter.example.com or *.svc.cluster.local"
+        )
+    return name
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+HostNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)
+]
 Money = Annotated[Decimal, BeforeValidator(_text_to_decimal), Field(allow_inf_nan=False)]
 
 
@@ -158,6 +174,13 @@ class HttpSettings(Section):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=9401, ge=0, le=65535, description="Port; 0 takes a free one.")
+    allowed_hosts: HostNames = Field(
+        default=(),
+        description="Names under which the port may be asked, beside addresses, localhost and this "
+        "machine's own name: where Prometheus or a browser asks by another (a service of "
+        "Kubernetes or compose, a proxy) it is answered 421. *.example.com allows all names below "
+        "it, * any, which lets web pages of others read receipts (DNS rebinding).",
+    )
 
 
 class Settings(Section):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from meter.export.plain import known
 from meter.model import Receipt, sum_known, worst
 from meter.pricing import Cost, kwh
 
@@ -95,16 +97,21 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         prompt_tokens=sum_known(part.prompt_tokens for part in parts),
         cached_tokens=sum_known(part.cached_tokens for part in parts),
         completion_tokens=sum_known(part.completion_tokens for part in parts),
-        prefill_j=sum(part.prefill_j for part in parts),
-        decode_j=sum(part.decode_j for part in parts),
-        recompute_j=sum(part.recompute_j for part in parts),
-        uncertainty_j=sum(part.uncertainty_j for part in parts),
+        prefill_j=_sum(part.prefill_j for part in parts),
+        decode_j=_sum(part.decode_j for part in parts),
+        recompute_j=_sum(part.recompute_j for part in parts),
+        uncertainty_j=_sum(part.uncertainty_j for part in parts),
         quality=worst([part.quality for part in parts if part.quality is not None]),
         final=final,
         requests=tuple(name for part in parts for name in part.requests),
         children=tuple(parts),
         missed=next((part.missed for part in parts if part.missed is not None), None),
     )
+
+
+def _sum(values: Iterable[float]) -> float:
+    total = known(lambda: sum(values))
+    return math.nan if total is None else total
 
 
 def _same(reasons: Iterable[str | None]) -> str | None:
@@ -120,7 +127,7 @@ def receipt_json(priced: Priced) -> dict[str, Any]:
         **receipt_line(priced.receipt),
         "boundary": priced.boundary,
         "host": _host_json(priced.host),
-        "kwh": float(kwh(priced.receipt.energy_j)),
+        "kwh": known(lambda: float(kwh(priced.receipt.energy_j))),
         "cost": _cost_json(priced.cost),
     }
 
@@ -131,7 +138,7 @@ def _host_json(receipt: Receipt | None) -> dict[str, Any] | None:
         return None
     return {
         "boundary": "host",
-        "energy_j": receipt.energy_j,
+        "energy_j": known(lambda: receipt.energy_j),
         "prefill_j": receipt.prefill_j,
         "decode_j": receipt.decode_j,
         "recompute_j": receipt.recompute_j,
@@ -152,7 +159,7 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
         "prompt_tokens": receipt.prompt_tokens,
         "cached_tokens": receipt.cached_tokens,
         "completion_tokens": receipt.completion_tokens,
-        "energy_j": receipt.energy_j,
+        "energy_j": known(lambda: receipt.energy_j),
         "prefill_j": receipt.prefill_j,
         "decode_j": receipt.decode_j,
         "recompute_j": receipt.recompute_j,
@@ -169,7 +176,7 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
 
 def _cost_json(cost: Cost | None) -> dict[str, Any] | None:
     """The amount is the sum of the components as they are written."""
-    if cost is None:
+    if cost is None or not all(amount.is_finite() for amount in cost.components.values()):
         return None
     components = {str(name): money(amount) for name, amount in cost.components.items()}
     amount = sum(map(Decimal, components.values()), Decimal(0))

@@ -27,7 +27,7 @@ from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
 from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
-from meter.runtime.port import Port, PortError
+from meter.runtime.port import Port, PortError, hosts_of
 from meter.runtime.power import Push, start_power
 from meter.runtime.takeover import Gate, Notes, missed
 from meter.runtime.watch import Watch
@@ -191,8 +191,12 @@ def build(
     if notes is not None and listener is not None:
         writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
     view = Readers(writer, gauges)
+    http = settings.http
     port = parts.attempt(
-        "the HTTP port", lambda: Port(create_app(view), settings.http.host, settings.http.port)
+        "the HTTP port",
+        lambda: Port(
+            create_app(view, hosts=hosts_of(http.host, http.allowed_hosts)), http.host, http.port
+        ),
     )
     writer.start()
     if port is not None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
+
+from meter.export.guard import Hosts
 
 
 class PortError(Exception):
@@ -43,6 +47,27 @@ class Port:
         """Stop serving; waits no more than a few seconds."""
         self._server.should_exit = True
         self._thread.join(3.0)
+
+
+def hosts_of(listens: str, allowed: Iterable[str], hosts_file: Path = Path("/etc/hosts")) -> Hosts:
+    """The names under which the port may be asked. ``listens``: what it was told to listen on."""
+    return Hosts.of(own_names(hosts_file), (listens, *allowed))
+
+
+def own_names(hosts_file: Path) -> set[str]:
+    """This machine's name, and what else the hosts file calls it. No name server is asked: that
+    can take long, and whoever answers could be the attacker."""
+    name = socket.gethostname().lower()
+    found = {name}
+    try:
+        lines = hosts_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        names = line.partition("#")[0].lower().split()[1:]
+        if name in names:
+            found.update(names)
+    return found - {""}
 
 
 def _url(bound: socket.socket) -> str:

@@ -12,6 +12,7 @@ from meter.export.http import create_app
 from meter.export.receipts import Priced
 from meter.export.site import FILES
 
+HERE = "http://127.0.0.1"
 PAGE = Path(__file__).parents[2] / "meter/export/page"
 
 
@@ -58,7 +59,9 @@ def get(view):
 
     def ask(path, method="GET", **headers):
         async def run():
-            async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as client:
                 return await client.request(method, path, headers=headers)
 
         return asyncio.run(run())

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from meter.runtime.port import Port, PortError
+from meter.runtime.port import Port, PortError, hosts_of, own_names
 
 
 async def hello(scope, receive, send):
@@ -38,3 +38,19 @@ def test_a_foreign_address_is_refused(host):
     with pytest.raises(PortError, match=rf"cannot listen on {host}:0 .*--host") as raised:
         Port(hello, host, 0)
     assert "--port" not in str(raised.value)
+
+
+def test_the_machines_own_names_are_its_host_name_and_what_the_hosts_file_adds(
+    tmp_path, monkeypatch
+):
+    """Of the lines that hold the host name alone: a list of advertisers' names is not ours."""
+    monkeypatch.setattr("socket.gethostname", lambda: "GPU7")
+    file = tmp_path / "hosts"
+    file.write_text(
+        "127.0.0.1 localhost\n10.1.2.3 gpu7.lab.example gpu7 # ours\n0.0.0.0 tracker.example\n"
+    )
+    assert own_names(file) == {"gpu7", "gpu7.lab.example"}
+    assert own_names(tmp_path / "none") == {"gpu7"}
+    hosts = hosts_of("meter.example", ["other.example"], file)
+    asked = ("gpu7.lab.example", "meter.example", "other.example", "tracker.example")
+    assert [hosts.allow(name) for name in asked] == [True, True, True, False]
