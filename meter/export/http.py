@@ -22,7 +22,7 @@ from meter.export.plain import JsonAnswer, LeftOut
 from meter.export.problem import problem, short
 from meter.export.prometheus import make_registry
 from meter.export.query import QueryError, only, whole
-from meter.export.receipts import Priced, receipt_json
+from meter.export.receipts import GoneError, Priced, receipt_json
 from meter.export.running import Query, UnderWay
 from meter.export.site import routes as page_routes
 from meter.export.state import State
@@ -40,7 +40,7 @@ class View(Protocol):
         """The last published state."""
 
     def receipt(self, request: str) -> Priced | None:
-        """A receipt by id; blocks shortly. Raises ``TimeoutError``."""
+        """A receipt by id; blocks shortly. Raises ``TimeoutError``, ``GoneError``."""
 
     def recent(self, limit: int) -> list[Priced]:
         """The newest final receipts; blocks shortly. Raises ``TimeoutError``."""
@@ -124,7 +124,16 @@ class _Api:
     async def receipt(self, request: Request) -> Response:
         """One receipt, final or so far."""
         name = request.path_params["request_id"]
-        priced = await _ask(lambda: self._view.receipt(name))
+        try:
+            priced = await _ask(lambda: self._view.receipt(name))
+        except GoneError as gone:
+            return problem(
+                HTTPStatus.GONE,
+                f"no receipt for {short(name)!r} any more: {gone}",
+                field="request_id",
+                remedy="Ask sooner, or keep a record (`joulemeter run --record TRACE`): "
+                "`joulemeter replay TRACE --receipts OUT` has them all.",
+            )
         if priced is None:
             return problem(
                 HTTPStatus.NOT_FOUND,

@@ -13,7 +13,7 @@ from meter.export.histogram import REQUEST_BOUNDS_J, TOKEN_BOUNDS_J, Example, Hi
 from meter.export.labels import Interner
 from meter.export.moments import Moments
 from meter.export.plain import figure, known
-from meter.export.receipts import Priced, ReceiptStore, look_up
+from meter.export.receipts import GoneError, Priced, ReceiptStore, look_up
 from meter.export.running import UnderWay, unpriced
 from meter.export.state import Health, ModelEngine, State
 from meter.export.windows import Ring
@@ -85,8 +85,13 @@ class Publisher:
         still_open: Callable[[str], Receipt | None],
         host_so_far: Callable[[str], Receipt | None] = lambda request: None,
     ) -> Priced | None:
-        """A receipt by id: a final one, else what ``still_open`` (the core) has of it."""
+        """A receipt by id: a final one, else what ``still_open`` (the core) has of it.
+
+        Raises ``GoneError`` where there was one.
+        """
         receipt = look_up(request, lambda name: self._store.find(name) or still_open(name))
+        if receipt is None and (why := self._store.why_gone(request)):
+            raise GoneError(why)
         return self.price(receipt, host_so_far) if receipt else None
 
     def recent(self, limit: int) -> list[Priced]:

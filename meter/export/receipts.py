@@ -28,27 +28,59 @@ class Priced:
     host: Receipt | None = None
 
 
+class GoneError(LookupError):
+    """A receipt that was here and is not any more; the message says why."""
+
+
+EVICTED = "its receipt made room for newer ones"
+REPLACED = "a later request with the same id of the client's has taken its place"
+
+
 class ReceiptStore:
-    """The last ``capacity`` final receipts, found by the client's id or an engine's."""
+    """The last ``capacity`` final receipts, found by the client's id or an engine's.
+
+    Of as many names that are gone it is remembered why, by hash.
+    """
 
     def __init__(self, capacity: int = 100_000) -> None:
         self._capacity = capacity
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._parents: dict[str, str] = {}
+        self._gone: OrderedDict[int, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._receipts)
 
+    @property
+    def names(self) -> int:
+        """How many names are kept, those that are gone included."""
+        return len(self._receipts) + len(self._parents) + len(self._gone)
+
     def add(self, receipt: Receipt) -> None:
         """Keep a receipt; the oldest goes when there is no room. Adding again replaces."""
+        before = self._receipts.get(receipt.id)
+        if before is not None:
+            self._forget(before, REPLACED)
         self._receipts[receipt.id] = receipt
         self._receipts.move_to_end(receipt.id)
+        self._gone.pop(hash(receipt.id), None)
         for name in _engine_ids(receipt):
             self._parents[name] = receipt.id
+            self._gone.pop(hash(name), None)
         if len(self._receipts) > self._capacity:
-            _, oldest = self._receipts.popitem(last=False)
-            for name in _engine_ids(oldest):
-                self._parents.pop(name, None)
+            oldest = next(iter(self._receipts.values()))
+            self._forget(oldest, EVICTED)
+
+    def _forget(self, receipt: Receipt, why: str) -> None:
+        del self._receipts[receipt.id]
+        names = [name for name in _engine_ids(receipt) if self._parents.get(name) == receipt.id]
+        for name in names:
+            del self._parents[name]
+        for name in (receipt.id, *names):
+            self._gone[hash(name)] = why
+            self._gone.move_to_end(hash(name))
+        while len(self._gone) > self._capacity:
+            self._gone.popitem(last=False)
 
     def find(self, request: str) -> Receipt | None:
         """The receipt of a request by the client's id or an engine's, which may be a child's."""
@@ -57,6 +89,11 @@ class ReceiptStore:
             return receipt
         parent = self._receipts[self._parents[request]]
         return next((child for child in parent.children if child.id == request), parent)
+
+    def why_gone(self, request: str) -> str | None:
+        """Why there is no receipt of a request any more; ``None`` where none is known of."""
+        names = (request, f"{request}-0")  # the first prompt of a completions request
+        return next((why for name in names if (why := self._gone.get(hash(name)))), None)
 
     def recent(self, limit: int) -> list[Receipt]:
         """The newest first."""

@@ -9,7 +9,7 @@ import pytest
 from export_samples import NS, make_receipt
 
 from meter.export.http import create_app
-from meter.export.receipts import Priced
+from meter.export.receipts import EVICTED, GoneError, Priced
 from meter.export.site import FILES
 
 HERE = "http://127.0.0.1"
@@ -25,6 +25,7 @@ class FakeView:
         self.the_problems = ()
         self.is_alive = True
         self.busy = False
+        self.gone = set()
 
     def state(self):
         return self.the_state
@@ -32,6 +33,8 @@ class FakeView:
     def receipt(self, request):
         if self.busy:
             raise TimeoutError
+        if request in self.gone:
+            raise GoneError(EVICTED)
         return self.receipts.get(request)
 
     def recent(self, limit):
@@ -103,6 +106,15 @@ def test_an_unknown_receipt_says_why_and_what_to_do(get):
     assert problem["field"] == "request_id"
     assert "'nobody/knows'" in problem["detail"]
     assert "X-Request-Id" in problem["remedy"]
+
+
+def test_a_receipt_that_is_kept_no_longer_is_gone(get, view):
+    """410 with the reason, and not 404: there was one."""
+    view.gone = {"r0"}
+    answer = get("/v1/receipts/r0")
+    assert answer.status_code == 410
+    assert EVICTED in answer.json()["detail"]
+    assert "--record" in answer.json()["remedy"]
 
 
 def test_recent_receipts(get):
