@@ -272,3 +272,12 @@ def test_what_was_set_is_known(file, monkeypatch):
     settings = load(file("power: {rate_hz: 50}"), {"power.source": "cpu", "http.port": None})
     assert settings.power.model_fields_set == {"cpu_idle_w", "rate_hz", "source"}
     assert settings.http.model_fields_set == set()
+
+
+def test_names_of_the_port_are_names(monkeypatch):
+    """As a browser says them: lower case, without port; what is more is refused."""
+    monkeypatch.setenv("JOULEMETER_HTTP__ALLOWED_HOSTS", "Meter.example.com., *.svc, vllm,*")
+    assert load().http.allowed_hosts == ("meter.example.com", "*.svc", "vllm", "*")
+    for wrong in ("http://vllm", "vllm:29401", "a/b", "*x", "a.*.b", "a..b"):
+        with pytest.raises(ConfigError, match=r"http\.allowed_hosts.*without port.*421"):
+            load(flags={"http.allowed_hosts": [wrong]})

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from meter.config import load
+from meter.runtime.port import hosts_of
 from tests.grafana.promql import BOARDS, ROOT
 from tests.grafana.server import program
 
@@ -109,6 +110,7 @@ def test_settings_are_valid_and_reach_prometheus(compose: dict[str, Any]) -> Non
     settings = load(DEPLOY / "joulemeter.yaml")
     assert settings.http.host == "0.0.0.0"
     assert _targets() == {"joulemeter": f"vllm:{settings.http.port}", "vllm": "vllm:8000"}
+    assert hosts_of(settings.http.host, settings.http.allowed_hosts).allow("vllm")
     assert (
         f"127.0.0.1:{settings.http.port}:{settings.http.port}"
         in (_services(compose)["vllm"]["ports"])
