@@ -201,6 +201,11 @@ class Settings(Section):
         default="warning",
         description="The least severe of the meter's own messages that are shown.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How they look on stderr: text, lines that begin with joulemeter:, as the "
+        "server's own log has lines of text; or json, an object a line.",
+    )
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -56,11 +56,15 @@ class View(Protocol):
 
 
 def create_app(
-    view: View, now_ns: Callable[[], int] = time.monotonic_ns, hosts: Hosts = NO_HOSTS
+    view: View,
+    now_ns: Callable[[], int] = time.monotonic_ns,
+    hosts: Hosts = NO_HOSTS,
+    watchers_max: int = WATCHERS_MAX,
 ) -> Starlette:
-    """The ASGI application over a view. ``hosts``: the names under which it may be asked."""
+    """The ASGI application over a view. ``hosts``: the names under which it may be asked;
+    ``watchers_max``: how many may follow ``/v1/live``, fewer than there may be connections."""
     left_out = LeftOut()
-    api = _Api(view, now_ns, left_out)
+    api = _Api(view, now_ns, left_out, watchers_max)
     metrics = make_asgi_app(make_registry(view.state, now_ns, left_out))
     return Starlette(
         middleware=[Middleware(Guard, hosts)],
@@ -96,8 +100,11 @@ class _Asgi:
 class _Api:
     """The JSON endpoints."""
 
-    def __init__(self, view: View, now_ns: Callable[[], int], left_out: LeftOut) -> None:
+    def __init__(
+        self, view: View, now_ns: Callable[[], int], left_out: LeftOut, watchers_max: int
+    ) -> None:
         self._view = view
+        self._watchers_max = watchers_max
         self._now_ns = now_ns
         self._left_out = left_out
         self._live = Live(view, now_ns, left_out=left_out)
@@ -111,10 +118,10 @@ class _Api:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":  # it would never end
             return Response(headers=headers, media_type="text/event-stream")
-        if self._live.watchers >= WATCHERS_MAX:
+        if self._live.watchers >= self._watchers_max:
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{WATCHERS_MAX} clients watch already",
+                f"{self._watchers_max} clients watch already",
                 remedy="Close a page, or ask /v1/summary now and then.",
             )
         return StreamingResponse(

@@ -16,6 +16,7 @@ import structlog
 from meter.attribution import Boundaries, Learned, to_facts
 from meter.config import CalibrationSettings, Settings
 from meter.export.http import create_app
+from meter.export.live import WATCHERS_MAX
 from meter.export.publisher import Publisher
 from meter.export.state import State
 from meter.model import Clock, Device, DeviceFound, Engine, EngineEvent
@@ -25,6 +26,7 @@ from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
 from meter.runtime.gauges import Gauges, Readers
+from meter.runtime.http_server import connections_max
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
 from meter.runtime.port import Port, PortError, hosts_of
@@ -195,7 +197,13 @@ def build(
     port = parts.attempt(
         "the HTTP port",
         lambda: Port(
-            create_app(view, hosts=hosts_of(http.host, http.allowed_hosts)), http.host, http.port
+            create_app(
+                view,
+                hosts=hosts_of(http.host, http.allowed_hosts),
+                watchers_max=min(WATCHERS_MAX, connections_max() // 2),
+            ),
+            http.host,
+            http.port,
         ),
     )
     writer.start()

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from meter.export.guard import Hosts
+from meter.runtime.http_server import STALL_S, serve
 
 
 class PortError(Exception):
@@ -25,14 +24,7 @@ class Port:
         """Bind. Raises ``PortError``."""
         self._socket = _bind(host, port)
         self.url = _url(self._socket)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = serve(app)
         self._thread = threading.Thread(
             target=self._server.run,
             kwargs={"sockets": [self._socket]},
@@ -84,6 +76,9 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: one whose peer takes no more is given up also while it closes.
+        stall_ms = int(1000 * STALL_S)
+        bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), stall_ms)
         bound.bind(address)
         bound.listen(128)
     except OSError as error:

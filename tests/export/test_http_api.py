@@ -266,3 +266,17 @@ def test_a_failure_inside_is_a_problem_and_no_trace(get, view):
     answer = get("/v1/summary")
     assert answer.status_code == 500
     assert answer.json()["detail"] == "ZeroDivisionError inside the meter"
+
+
+def test_watchers_leave_room_for_others(view):
+    """So many may follow the stream, and the next is told what to do instead."""
+    app = create_app(view, watchers_max=0)
+
+    async def run():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            return await client.get("/v1/live")
+
+    answer = asyncio.run(run())
+    assert answer.status_code == 503
+    assert "/v1/summary" in answer.json()["remedy"]
