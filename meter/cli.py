@@ -279,9 +279,7 @@ def top(
     sort: Annotated[
         str, typer.Option(help="energy, token (energy per token), tokens, prompt, age or newest.")
     ] = "energy",
-    match: Annotated[
-        str, typer.Option(help="Only requests whose id, tenant or model contains this.")
-    ] = "",
+    match: Annotated[str, typer.Option(help="Only requests whose id or model contains this.")] = "",
     unit: Annotated[str, typer.Option(help="J, kWh or cost.")] = "J",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each message of /v1/live, or with --once one.")

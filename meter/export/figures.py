@@ -12,6 +12,11 @@ UNKNOWN = "–"
 TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
 
 
+def printable(text: str) -> str:
+    """Text of others for a terminal, character by character: what it would obey is U+FFFD."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
 def number(value: float | None, significant: int = 4) -> str:
     """So many significant digits, and at least the whole part: never in powers of ten."""
     if value is None:
@@ -77,18 +82,20 @@ def summands(
     """A total, its terms and their common unit, so rounded that a reader can add them up."""
     scale = 1 / 3600 if unit == "kWh" else 1.0
     size = abs(total_j * scale)
-    # Kilojoules from a thousand of them on: with one decimal, smaller terms still show.
-    enough = ((p, 1000 if p[0] > 1 else 100) for p in _PREFIXES)
+    # Kilojoules from a thousand of them on, so that smaller terms still show.
+    enough = ((p, 1000 if p[0] > 1 else 1) for p in _PREFIXES)
     smallest = _PREFIXES[-1] if size else (1.0, "")
     factor, prefix = next((p for p, least in enough if size >= least * p[0]), smallest)
-    tenths = [10 * joules * scale / factor for joules in terms_j]
-    whole = [math.floor(value) for value in tenths]
-    missing = round(10 * total_j * scale / factor) - sum(whole)
-    largest = sorted(range(len(tenths)), key=lambda i: whole[i] - tenths[i])
+    digits = 1 if not size or size >= 100 * factor else 2 if size >= 10 * factor else 3
+    fine = 10**digits
+    exact = [fine * joules * scale / factor for joules in terms_j]
+    whole = [math.floor(value) for value in exact]
+    missing = round(fine * total_j * scale / factor) - sum(whole)
+    largest = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
     for i in largest[: max(0, missing)]:
         whole[i] += 1
-    said = [f"{value / 10:,.1f}" for value in whole]
-    return f"{sum(whole) / 10:,.1f}", said, prefix + ("Wh" if unit == "kWh" else "J")
+    said = [f"{value / fine:,.{digits}f}" for value in whole]
+    return f"{sum(whole) / fine:,.{digits}f}", said, prefix + ("Wh" if unit == "kWh" else "J")
 
 
 def sum_line(measured_j: float, accounts_j: Mapping[str, float], quality: str | None) -> str:

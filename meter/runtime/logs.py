@@ -19,6 +19,8 @@ from typing import Any
 
 import structlog
 
+from meter.export.figures import printable
+
 OFTEN = 5
 PERIOD_S = 60.0
 _TEXT_MAX = 2000
@@ -142,11 +144,6 @@ def _word(value: Any) -> str:
     if text.isprintable() and not set(' "=') & set(text) and text:
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
 class _Others(logging.Handler):

@@ -126,6 +126,15 @@ def test_what_no_receipt_knows_has_no_column() -> None:
     assert "tenant" in text_of(frame())
 
 
+def test_no_name_is_markup_or_a_command_to_the_terminal() -> None:
+    """An id of a client's ended the demo, where it looked like the end of a style."""
+    hostile = "[red]a[/nothing]\x1b[2J\n"
+    row = receipt(id=hostile, tenant=hostile, reason=hostile)
+    text = text_of(frame(receipts=(row,), notes=(hostile,)), 300)
+    assert text.count("[red]a[/nothing]") == 4
+    assert text.replace("\n", "").isprintable()
+
+
 def test_notes_are_shown() -> None:
     """What a reader must know of the figures stands below them."""
     assert "read without NVML" in text_of(frame(notes=("read without NVML",)))

@@ -308,3 +308,15 @@ def test_json_is_told_of_any_value():
     assert "�" in told
     assert left_out.count > 0
     assert text("\ud83d\ude00") == "😀"
+
+
+def test_no_name_breaks_out_of_its_label(state):
+    """Line ends, quotes, backslashes and braces stay in the label: no series is made up."""
+    hostile = 'x"} 1\njoulemeter_energy_joules_total{phase="idle"} 9e99\\n{"\r\x00<b>'
+    shown, _ = with_names(state, hostile)
+    series = exposition(shown)
+    assert max(series.values()) < 1e6
+    names = {dict(labels).get("model_name") for _, labels in series}
+    assert hostile in names
+    good, _ = with_names(state, "plain")
+    assert len(series) == len(exposition(good))
