@@ -173,7 +173,19 @@ class HttpSettings(Section):
     """Where metrics, receipts and the page are served."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(default=9401, ge=0, le=65535, description="Port; 0 takes a free one.")
+    port: int = Field(
+        default=29401,
+        ge=0,
+        le=65535,
+        description="Port; 0 takes a free one. Where none is set and 29401 is taken, the next free "
+        "one is used and told; one that is set and taken is an error.",
+    )
+
+    @property
+    def port_is_set(self) -> bool:
+        """By a flag, a variable or a file, and be it to the default."""
+        return "port" in self.model_fields_set
+
     allowed_hosts: HostNames = Field(
         default=(),
         description="Names under which the port may be asked, beside addresses, localhost and this "

@@ -20,6 +20,8 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from meter.export import SERVER
+
 CONNECTIONS_MAX = 256
 HEADER_S = 10.0
 """In which a whole request must have come, from the connection's or its first byte on."""
@@ -239,6 +241,8 @@ def serve(app: Any) -> BoundedServer:
         log_config=None,
         access_log=False,
         lifespan="off",
+        server_header=False,
+        headers=[("Server", SERVER)],  # by which `joulemeter top` knows us
         timeout_keep_alive=int(IDLE_S),
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=REQUEST_BYTES_MAX,

@@ -15,6 +15,7 @@ import structlog
 
 from meter.attribution import Boundaries, Learned, to_facts
 from meter.config import CalibrationSettings, Settings
+from meter.export import PORTS_TRIED
 from meter.export.http import create_app
 from meter.export.live import WATCHERS_MAX
 from meter.export.publisher import Publisher
@@ -204,6 +205,7 @@ def build(
             ),
             http.host,
             http.port,
+            others=0 if http.port_is_set else PORTS_TRIED - 1,
         ),
     )
     writer.start()

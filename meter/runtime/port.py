@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from meter.export.guard import Hosts
 from meter.runtime.http_server import STALL_S, serve
 
@@ -20,9 +22,12 @@ class PortError(Exception):
 class Port:
     """A bound and listening port that serves an ASGI application."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        """Bind. Raises ``PortError``."""
-        self._socket = _bind(host, port)
+    def __init__(self, app: Any, host: str, port: int, others: int = 0) -> None:
+        """Bind, where ``port`` is taken to one of so many ``others`` after it, and say so.
+
+        Raises ``PortError``.
+        """
+        self._socket = _bind_near(host, port, others)
         self.url = _url(self._socket)
         self._server = serve(app)
         self._thread = threading.Thread(
@@ -66,6 +71,27 @@ def _url(bound: socket.socket) -> str:
     """Where it listens; the real port where 0 was asked for."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bind_near(host: str, port: int, others: int) -> socket.socket:
+    for number in range(port, min(65535, port + others) + 1):
+        try:
+            bound = _bind(host, number)
+        except PortError as error:
+            cause = error.__cause__
+            taken = isinstance(cause, OSError) and cause.errno in (errno.EADDRINUSE, errno.EACCES)
+            if not taken or number == min(65535, port + others):
+                raise
+            continue
+        if number != port:
+            structlog.get_logger("joulemeter.http").warning(
+                "port_taken",
+                port=port,
+                instead=number,
+                remedy="nothing, or set one of your own (--port, http.port): Prometheus must know",
+            )
+        return bound
+    raise PortError(f"no port from {port} on: choose another (--port, http.port)")
 
 
 def _bind(host: str, port: int) -> socket.socket:

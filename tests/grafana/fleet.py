@@ -36,7 +36,7 @@ Line = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host with one engine: ``name`` a has its meter at a:9401 and its vLLM at a:8000."""
+    """A host with one engine: ``name`` a has its meter at a:29401 and its vLLM at a:8000."""
 
     name: str
     model: str
@@ -45,7 +45,7 @@ class Host:
 
     @property
     def instance(self) -> str:
-        return f"{self.name}:9401"
+        return f"{self.name}:29401"
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,8 @@ def test_an_incident_is_seen(lived: Week, alert: str, host: str) -> None:
 
     def seen(at_s: float) -> set[str]:
         answer = lived.server.instant(expr, lived.start_s + at_s)
-        return {row.get("instance") or f"{row['gpu_uuid'][4]}:9401" for row, _ in answer}
+        return {row.get("instance") or f"{row['gpu_uuid'][4]}:29401" for row, _ in answer}
 
-    assert seen(end_s - week.COARSE_S) == {f"{host}:9401"}
+    assert seen(end_s - week.COARSE_S) == {f"{host}:29401"}
     assert seen(start_s - 3600) == set()
     assert seen(end_s + week.DAY_S // 2) == set()
