@@ -18,6 +18,7 @@ from meter.export.figures import (
     count,
     duration,
     energy,
+    many,
     money,
     number,
     percent,
@@ -177,7 +178,7 @@ def _receipt_row(receipt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _footer(frame: Frame) -> RenderableType:
-    sent = f"{frame.requests_sent} requests sent" if frame.requests_sent else ""
+    sent = f"{many(frame.requests_sent, 'request')} sent" if frame.requests_sent else ""
     settled = (frame.summary or {}).get("settled_lag_s")
     lag = f"figures settle {duration(settled)} behind" if settled is not None else ""
     first = " · ".join(part for part in (sent, lag, "Ctrl-C ends") if part)

@@ -118,7 +118,8 @@ def work_families(state: State) -> Iterator[Metric]:
     )
     yield counter(
         "joulemeter_requests",
-        "Requests of clients that have their receipt, by the reason the engine gave; n > 1 is one.",
+        "Requests of clients that have their receipt, by the reason the engine gave; n > 1 is one. "
+        "stop_or_abort: a stop string or the client ended it, and the engine does not know which.",
         ("model_name", "engine", "finished_reason"),
         (
             ((state.model_label(model), engine, reason), count)

@@ -50,6 +50,11 @@ def count(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
+def many(number_of: int, noun: str) -> str:
+    """``1 request``, ``2,000 requests``."""
+    return f"{count(number_of)} {noun}{'s' * (number_of != 1)}"
+
+
 def percent(part: float, whole: float) -> str:
     return UNKNOWN if whole <= 0 else f"{100 * part / whole:.1f} %"
 

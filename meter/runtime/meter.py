@@ -111,9 +111,9 @@ class _Parts:
         except Exception as error:
             self.problems.append(f"{part}: {error}")
             if isinstance(error, EXPECTED):
-                self._log.error("without", part=part, reason=str(error))
+                self._log.error("part_left_out", part=part, reason=str(error))
             else:
-                self._log.exception("without", part=part, remedy="please report this")
+                self._log.exception("part_left_out", part=part, remedy="please report this")
             return None
 
 

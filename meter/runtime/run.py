@@ -66,7 +66,7 @@ def _with_meter(environ: dict[str, str], meter: Meter) -> dict[str, str]:
         ours = meter.environment()
     except Exception:
         structlog.get_logger("joulemeter").exception(
-            "without", part="the engine's steps", remedy="please report this"
+            "part_left_out", part="the engine's steps", remedy="please report this"
         )
         return environ
     paths = [path for path in (ours.get("PYTHONPATH"), environ.get("PYTHONPATH")) if path]

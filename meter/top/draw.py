@@ -15,6 +15,7 @@ from meter.export.figures import (
     count,
     duration,
     energy,
+    many,
     number,
     printable,
     quantity,
@@ -104,7 +105,7 @@ def _state(heard: Heard, view: View, now_s: float, width: int) -> Text:
         text.append("  ")
         text.append(f" {quality} ", style=f"reverse {_QUALITY.get(quality, 'white')}")
     if summary:
-        text.append(f"  {count(summary['requests'])} requests done", style="dim")
+        text.append(f"  {many(summary['requests'], 'request')} done", style="dim")
         lag_s = summary.get("settled_lag_s")
         if lag_s is not None and width >= 100:
             text.append(f"  settles {duration(lag_s)} behind", style="dim")
@@ -137,7 +138,7 @@ def condition(heard: Heard, now_s: float) -> tuple[str, str]:
         return "bold red", f"METER BLIND on device {names} for {silent[0]['age_s']:.0f} s"
     running = summary["requests_running"]
     if running and engine_s is not None and engine_s > _DEAF_S:
-        return "bold red", f"engine not heard for {engine_s:.0f} s while {running} requests run"
+        return "bold red", f"engine not heard for {engine_s:.0f} s while {_run(running)}"
     if problems:
         return "yellow", problems
     if not running:
@@ -146,6 +147,10 @@ def condition(heard: Heard, now_s: float) -> tuple[str, str]:
         quiet_s = heard.series.quiet_s() if heard.series else None
         return "cyan", "no traffic" + (f", idle for {quiet_s:.0f} s" if quiet_s is not None else "")
     return "green", "live"
+
+
+def _run(running: int) -> str:
+    return f"{many(running, 'request')} run{'s' * (running == 1)}"
 
 
 def _nothing(heard: Heard, message: Mapping[str, Any] | None) -> list[Text]:
@@ -218,7 +223,7 @@ def _devices(
         text.append(f" {energy(device['measured_j'], view.unit):>10}", style="dim")
         rows.append(text)
     if len(devices) > room:
-        rows.append(Text(f"         and {len(devices) - room} more devices", style="dim"))
+        rows.append(Text(f"         and {many(len(devices) - room, 'more device')}", style="dim"))
     return rows
 
 

@@ -149,6 +149,11 @@ def test_grafana_finds_prometheus_and_the_boards(compose: dict[str, Any]) -> Non
         source["jsonData"]["timeInterval"]
         == (_yaml(DEPLOY / "prometheus" / "prometheus.yml")["global"]["scrape_interval"])
     )
+    (link,) = source["jsonData"]["exemplarTraceIdDestinations"]
+    assert link["url"] == "${JOULEMETER_URL}/v1/receipts/$${__value.raw}"
+    environment = _services(compose)["grafana"]["environment"]
+    port = load(DEPLOY / "joulemeter.yaml").http.port
+    assert environment["JOULEMETER_URL"] == f"${{JOULEMETER_URL:-http://localhost:{port}}}"
     (provider,) = _yaml(PROVISIONING / "dashboards" / "joulemeter.yml")["providers"]
     grafana = _services(compose)["grafana"]
     mounted = dict(_mounts(grafana))

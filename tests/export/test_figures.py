@@ -7,6 +7,7 @@ from meter.export.figures import (
     count,
     duration,
     energy,
+    many,
     money,
     number,
     percent,
@@ -106,3 +107,12 @@ def test_the_line_names_the_quality_and_every_account():
         "measured 2,000.0 kJ (quality unknown) = 2,000.0 idle"
     )
     assert sum_line(0.0, {"idle": 0.0}, "measured") == "measured 0.0 J (measured) = 0.0 idle"
+
+
+def test_one_is_no_plural():
+    """``1 requests`` is nobody's English."""
+    assert [many(n, "request") for n in (0, 1, 2000)] == [
+        "0 requests",
+        "1 request",
+        "2,000 requests",
+    ]

@@ -238,7 +238,7 @@ def test_head_is_get_without_waiting(get, path):
     ("path", "detail", "remedy"),
     [
         ("/v1/receipts?limt=5", "limt: no such parameter", "Did you mean limit?"),
-        ("/v1/receipts?qqqq=5", "qqqq: no such parameter", "There are limit."),
+        ("/v1/receipts?qqqq=5", "qqqq: no such parameter", "Known: limit."),
         ("/v1/live?row=5", "row: no such parameter", "Did you mean rows?"),
         ("/v1/live?rows=201", "rows: '201'", "Give a whole number from 0 to 200."),
     ],

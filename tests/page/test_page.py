@@ -404,3 +404,23 @@ def test_without_a_tenant_there_is_no_such_column(show, meter):
     expect(receipt).to_contain_text("model")
     expect(receipt).not_to_contain_text("tenant")
     nameless.stop()
+
+
+class EndingMeter(Meter):
+    """Whose engine does not know how its requests ended."""
+
+    def _receipt(self, i):
+        return replace(super()._receipt(i), reason="stop_or_abort")
+
+
+def test_an_end_that_is_not_known_is_explained(show):
+    """In the row's title, and in words in the receipt."""
+    meter = EndingMeter().serve()
+    page = show(meter)
+    cell = page.locator("#finished tr").first.locator("td").nth(2)
+    expect(cell).to_have_text("stop or abort")
+    expect(cell).to_have_attribute("title", re.compile("stop string or the client"))
+    page.locator("#finished button").first.click()
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("a stop string or the client ended it")
+    meter.stop()

@@ -67,7 +67,7 @@ SAY = """
     try:
         {}["nothing"]
     except KeyError:
-        structlog.get_logger("joulemeter").exception("without", part="the record")
+        structlog.get_logger("joulemeter").exception("part_left_out", part="the record")
 """
 
 
@@ -89,7 +89,7 @@ def test_every_line_is_json_where_it_is_asked_for():
     lines = [json.loads(line) for line in script(SAY, "json").stderr.splitlines()]
     assert lines[0]["event"] == "metering a card; http://127.0.0.1:1"
     assert [line["event"] for line in lines[1:]] == [
-        *("gpu_left_out", "library", "library", "thread_died", "without")
+        *("gpu_left_out", "library", "library", "thread_died", "part_left_out")
     ]
     assert all(line["timestamp"] and line["level"] for line in lines)
     assert "KeyError" in lines[-1]["exception"]

@@ -52,6 +52,12 @@ function makeRow(kind, open) {
   return { row, cells, prefix, name, key, label, parts };
 }
 
+/** The engine's own word, but for one that needs an explanation. */
+function ending(reason, whole = false) {
+  if (reason !== "stop_or_abort") return reason ?? "–";
+  return whole ? `${say(reason)}: ${say("stop_or_abort_why")}` : say(reason);
+}
+
 function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -66,7 +72,8 @@ function fill(made, request, most, currency) {
   set(prefix, lead);
   set(name, request.id.slice(lead.length));
   row.title = [request.tenant, request.model].filter(Boolean).join(" · ");
-  set(label, running ? say(request.progress) : request.reason ?? "–");
+  set(label, running ? say(request.progress) : ending(request.reason));
+  cells[2].title = request.reason === "stop_or_abort" ? say("stop_or_abort_why") : "";
   if (key) key.style.background = `var(--${request.progress})`;
   set(cells[1], request.tenant ?? "–");
   set(cells[3], count(request.prompt_tokens));
@@ -130,7 +137,7 @@ export function facts(receipt) {
     [say("cost"), cost ? money(Number(cost.amount), cost.currency) : "–"],
     ...Object.entries(cost?.components ?? {}).map(([name, amount]) =>
       [`  ${name}`, money(Number(amount), cost.currency)]),
-    [say("end"), receipt.reason ?? "–"],
+    [say("end"), ending(receipt.reason, true)],
     [say("quality"), receipt.quality ? say(receipt.quality) : "–"],
     [say("boundary"), receipt.boundary],
     [say("fidelity"), receipt.fidelity],
