@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -103,8 +104,9 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: one whose peer takes no more is given up also while it closes.
-        stall_ms = int(1000 * STALL_S)
-        bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), stall_ms)
+        with contextlib.suppress(OSError, AttributeError):  # Linux has it
+            stall_ms = int(1000 * STALL_S)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
         bound.bind(address)
         bound.listen(128)
     except OSError as error:
