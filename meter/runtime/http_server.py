@@ -127,7 +127,7 @@ class Acceptor:
         self._loop = loop
         self._most = connections_max()
         self._again: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._coming: dict[asyncio.Task[None], BoundedProtocol] = {}
         self._log = structlog.get_logger("joulemeter.http")
 
     def start(self) -> None:
@@ -143,7 +143,8 @@ class Acceptor:
         """There is nothing to wait for; uvicorn asks."""
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
+        # Few at once: only of those that are connected is it known which can make room.
+        for _ in range(max(1, min(_ACCEPTED_AT_ONCE, self._most // 8))):
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -175,13 +176,16 @@ class Acceptor:
                 remedy="close pages and watchers; who is it? `ss -tnp` lists them",
             )
             return
-        task = self._loop.create_task(self._connect(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        coming = self._server.protocol()
+        task = self._loop.create_task(self._connect(connection, coming))
+        self._coming[task] = coming
+        task.add_done_callback(self._coming.pop)
 
     def _has_room(self) -> bool:
         connections = self._server.server_state.connections
-        if len(connections) + len(self._tasks) < self._most:
+        # One that is connected has a transport, and is among the connections already.
+        coming = sum(one.transport is None for one in self._coming.values())
+        if len(connections) + coming < self._most:
             return True
         waiting = [one for one in connections if isinstance(one, BoundedProtocol) and one.waits]
         if not waiting:
@@ -191,9 +195,9 @@ class Acceptor:
         connections.discard(longest)
         return True
 
-    async def _connect(self, connection: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket, coming: BoundedProtocol) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._server.protocol, connection)
+            await self._loop.connect_accepted_socket(lambda: coming, connection)
         except OSError:
             connection.close()
 

@@ -277,3 +277,15 @@ def test_a_process_out_of_files_neither_spins_nor_floods_the_log():
     assert 1 <= len(said.splitlines()) <= 10, said[:2000]
     assert "http_accepts_nothing" in said
     assert float(out) < 20, "seconds of CPU, start included"
+
+
+def test_a_burst_of_silent_connections_is_no_full_house(app, sockets, monkeypatch):
+    """Those that came before it, and say nothing, make room for all of it."""
+    monkeypatch.setattr(http_server, "connections_max", lambda: 8)
+    port = Port(app, "127.0.0.1", 0)
+    with structlog.testing.capture_logs() as logs:
+        sockets(port, b"GET", 60)  # wait in the socket's queue, all at once
+        port.start()
+        assert ask(port) == (200, b"hello")
+        port.stop()
+    assert logs == []
