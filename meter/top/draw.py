@@ -275,18 +275,19 @@ def _footer(view: View, width: int) -> Text:
     match = view.match or UNKNOWN
     roomy = [("q", "quit"), ("s", f"sort: {view.order}"), ("/", f"filter: {match}")]
     roomy += [("u", f"unit: {view.unit}"), ("f", "freeze"), ("?", "help")]
-    text = _keys(roomy, " ", "  ")
-    if len(text) > width:
-        short = match if len(match) <= 10 else match[:9] + "…"
-        brief = [("q", "quit"), ("s", view.order), ("/", short), ("u", view.unit)]
-        text = _keys([*brief, ("f", "freeze"), ("?", "help")], "", " ")
-    return text
+    short = match if len(match) <= 10 else match[:9] + "…"
+    brief = [("q", "quit"), ("s", view.order), ("/", short), ("u", view.unit)]
+    ways = (
+        _keys(roomy, " ", "  "),
+        _keys(roomy, "", " "),
+        _keys([*brief, ("f", "freeze"), ("?", "help")], "", " "),
+    )
+    return next((text for text in ways if len(text) <= width), ways[-1])
 
 
 def _keys(keys: Sequence[tuple[str, str]], around: str, gap: str) -> Text:
-    text = Text()
+    text = Text(" ")
     for key, what in keys:
-        text.append(" ")
         text.append(f"{around}{key}{around}", style="reverse")
         text.append(f" {what}{gap}")
     text.rstrip()
