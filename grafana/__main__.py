@@ -1,5 +1,5 @@
-"""Write the boards and the recording rules. Run by ``make dashboards``; tests prove that nothing
-else edits them."""
+"""Write the boards, the recording rules and the runbook's page. Run by ``make dashboards``; tests
+prove that nothing else edits them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grafana import gpus, health, models, overview
 from grafana.rules import rules
+from grafana.runbook import page
 
 HERE = Path(__file__).parent
 BOARDS: dict[str, Callable[[], str]] = {
@@ -17,6 +18,7 @@ BOARDS: dict[str, Callable[[], str]] = {
     health.UID: health.health,
 }
 RULES = HERE.parent / "deploy" / "prometheus" / "joulemeter.rules.yml"
+RUNBOOK_PAGE = RULES.parent / "consoles" / "joulemeter-runbook.html"
 
 
 def write_boards(directory: Path = HERE / "dashboards") -> None:
@@ -29,3 +31,5 @@ def write_boards(directory: Path = HERE / "dashboards") -> None:
 if __name__ == "__main__":
     write_boards()
     RULES.write_text(rules(), encoding="utf-8")
+    RUNBOOK_PAGE.parent.mkdir(exist_ok=True)
+    RUNBOOK_PAGE.write_text(page(), encoding="utf-8")

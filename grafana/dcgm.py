@@ -1,6 +1,7 @@
 """The meter beside dcgm-exporter, which reads the same counters of the same cards.
 
-It is joined by the card's UUID, as its job and instance are its own.
+It is joined by the card's UUID, as its job and instance are its own. What it calls its metrics, and
+in which unit they are, the recording rules alone know.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from grafana import queries as q
 from grafana.board import Panel, Section
 from grafana.panels import About, Query, graph_panel, stat_panel
 
-NO_DCGM = "No DCGM metrics here, or meter blind"
+NO_DCGM = "No DCGM metrics, or no rules loaded; or meter blind"
 _ONE_PERCENT = ((None, "green"), (0.01, "red"))
 
 
@@ -18,11 +19,11 @@ def disagreement_now() -> Panel:
         About(
             "Meter against DCGM",
             "The card that differs most: what the meter read over what dcgm-exporter's counter "
-            "moved, less one, over the time shown. Both read the same hardware.",
+            "moved, less one, over an hour. Both read the same hardware.",
             "percentunit",
             "red from 1 %: one of them misses readings or reads another card.",
         ),
-        [Query(q.figure(f"max({q.dcgm_difference(q.RANGE)})"))],
+        [Query(q.figure(f"max({q.dcgm_difference('1h')})"))],
         4,
         _ONE_PERCENT,
         nan="No DCGM",
@@ -38,13 +39,13 @@ def beside_dcgm() -> Section:
                 About(
                     "Meter and DCGM",
                     "Watts from the meter's readings of the energy counter, and from "
-                    "dcgm-exporter's. The lines lie on each other.",
+                    "dcgm-exporter's, over five minutes. The lines lie on each other.",
                     "watt",
                     "a line at 0 W, which no card under power can reach.",
                 ),
                 [
-                    Query(q.counter_w(q.CARD), f"{q.CARD_NAME} meter"),
-                    Query(q.dcgm_w(q.CARD), f"{q.CARD_NAME} DCGM"),
+                    Query(q.counter_w(q.CARD, "5m"), f"{q.CARD_NAME} meter"),
+                    Query(q.dcgm_w(q.CARD, "5m"), f"{q.CARD_NAME} DCGM"),
                 ],
                 12,
                 ((None, "red"), (0.0, "green")),

@@ -12,7 +12,7 @@ from grafana.tables import Column, table_panel
 def throttling() -> Section:
     power = f"max by ({q.CARD}) ({q.series('joulemeter_gpu_power_watts', scope=q.GPU)})"
     limit = f"max by ({q.CARD}) ({q.series('joulemeter_gpu_power_limit_watts', scope=q.GPU)})"
-    clock = "max by (UUID) (DCGM_FI_DEV_SM_CLOCK)"
+    clock = "gpu:dcgm_sm_clock_hertz:max"
     return Section(
         "Throttling",
         [
@@ -45,8 +45,8 @@ def throttling() -> Section:
                 About(
                     "SM clock, by DCGM",
                     "It falls when a card is throttled, and when it rests.",
-                    "suffix:MHz",
-                    "a line at 0 MHz, where a card is off.",
+                    "hertz",
+                    "a line at 0 Hz, where a card is off.",
                 ),
                 [Query(q.of_card(clock), q.CARD_NAME)],
                 8,

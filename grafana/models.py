@@ -32,7 +32,7 @@ def models() -> str:
     return board_json(
         UID,
         "Joulemeter / Models and requests",
-        "Which models and tenants take the energy, and how the joules of requests are spread.",
+        "Which models take the energy, and how the joules of requests are spread.",
         [_figures(), _ranking(), _requests(), _batch(), _traffic()],
     )
 
@@ -70,7 +70,6 @@ def _ranking() -> Section:
     energy = q.energy_w(f'{q.WITH_IDLE}, model_name!=""', by, q.RANGE)
     attributed = q.energy_w(q.ATTRIBUTED, by, q.RANGE)
     ended = q.rate(q.series("joulemeter_requests_total"), by, q.RANGE)
-    tenants = q.rate(q.series("joulemeter_tenant_energy_joules_total"), "tenant")
     per_token = q.joules_per_token(q.ATTRIBUTED, "output", by, q.RANGE)
     return Section(
         "Ranking",
@@ -110,21 +109,8 @@ def _ranking() -> Section:
                     head.BROKEN,
                 ),
                 [Query(f"sort_desc({per_token})", "{{model_name}}")],
-                12,
+                24,
                 head.ABOVE_ZERO,
-                height=6,
-            ),
-            bar_panel(
-                About(
-                    "Power by tenant",
-                    "Of the tenants' requests, now; the ten that take most.",
-                    "watt",
-                    "blue alone: what a tenant may take is not the meter's to judge.",
-                ),
-                [Query(f"topk(10, {tenants})", "{{tenant}}")],
-                12,
-                head.PLAIN,
-                no_value=f"No tenants known; {SILENT[0].lower()}{SILENT[1:]}",
                 height=6,
             ),
         ],

@@ -28,7 +28,7 @@ BLIND = "Meter blind"
 NOT_FOUND = f"Not found yet; or {BLIND.lower()}"
 SILENT = f"{NO_TRAFFIC}; or, if Meter says so above, meter blind"
 
-_METRIC = re.compile(r"\b(?:joulemeter_[a-z0-9_]+|vllm:[a-z_]+|DCGM_FI_[A-Z_]+)")
+_METRIC = re.compile(r"\b(?:joulemeter_[a-z0-9_]+|vllm:[a-z_]+)|\bgpu:dcgm_[a-z0-9_:]+")
 _HISTOGRAM_PART = re.compile(r"_(bucket|count|sum)$")
 Panel = TypeVar("Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel, bars.Panel)
 Level = tuple[float | None, str]

@@ -137,22 +137,23 @@ def counter_w(by: str, window: str = STEP) -> str:
     return rate(series("joulemeter_gpu_energy_joules_total", scope=GPU), by, window)
 
 
-def dcgm_w(by: str, window: str = STEP) -> str:
+def dcgm_w(by: str, window: str) -> str:
     """Power (W) by dcgm-exporter's counter of the same cards, under the meter's own labels.
 
-    DCGM counts millijoules and says ``UUID``. Its job and instance are its own, so it is joined by
-    the card alone. Empty where Prometheus has no such series.
+    As the recording rules have it (windows of 5m and 1h), which know all of its names and units.
     """
-    counted = f"rate(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION[{window}]) / 1000"
-    return f"sum by ({by}) ({of_card(f'max by (UUID) ({counted})')})"
+    return f"sum by ({by}) ({of_card(f'gpu:dcgm_energy_joules:rate{window}')})"
 
 
 def of_card(dcgm: str) -> str:
-    """One of DCGM's figures by ``UUID``, with the ``instance`` and ``gpu`` of the meter's card."""
+    """One of DCGM's figures by ``gpu_uuid``, with ``instance`` and ``gpu`` of the meter's card.
+
+    DCGM's job and instance are its own, so it is joined by the card alone. Empty where Prometheus
+    has no such series.
+    """
     card = series("joulemeter_gpu_info", scope=GPU)
     card = f"max by (instance, gpu, gpu_uuid) ({card})"
-    renamed = f'label_replace({dcgm}, "gpu_uuid", "$1", "UUID", "(.+)")'
-    return f"{renamed} * on (gpu_uuid) group_right () {card}"
+    return f"{dcgm} * on (gpu_uuid) group_right () {card}"
 
 
 def dcgm_difference(window: str) -> str:

@@ -119,10 +119,40 @@ _BESIDE_VLLM = """\
           (sum by (model_name) (rate(vllm:generation_tokens_total[@window])) > 0)
 """
 
+# dcgm-exporter 4.9 (DCGM 4.7) renames the counter and the clock, and gives other units: joules for
+# millijoules, hertz for megahertz (go-dcgm's list of base unit fields: 156 became 1611, 100 became
+# 1603). Rates are recorded, not counters: the two names of one card differ by a moment, and where
+# one of them ends a counter that was the larger of both would fall, which reads as a reset.
+_BESIDE_DCGM = """
+  - name: joulemeter-beside-dcgm
+    interval: 30s
+    rules:
+      # Watts by card, from dcgm-exporter's counter under its old name or its new one. A card that
+      # is there under both, or once for each part of it (MIG), counts once.
+@energy
+      # Its clock, likewise.
+      - record: gpu:dcgm_sm_clock_hertz:max
+        expr: >-
+          max by (gpu_uuid) (label_replace(
+            DCGM_FI_DEV_SM_CLOCK_HERTZ or DCGM_FI_DEV_SM_CLOCK * 1e6,
+            "gpu_uuid", "$1", "UUID", "(.+)"))
+"""
+
+_DCGM_ENERGY = """\
+      - record: gpu:dcgm_energy_joules:rate@window
+        expr: >-
+          max by (gpu_uuid) (label_replace(
+            rate(DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL[@window])
+            or rate(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION[@window]) / 1000,
+            "gpu_uuid", "$1", "UUID", "(.+)"))
+"""
+
 
 def rules() -> str:
     """The rule file, as YAML."""
-    return _HEAD + "\n".join(_group(window, every) for window, every in WINDOWS.items())
+    groups = "\n".join(_group(window, every) for window, every in WINDOWS.items())
+    energy = "".join(_DCGM_ENERGY.replace("@window", window) for window in ("5m", "1h"))
+    return _HEAD + groups + _BESIDE_DCGM.replace("@energy\n", energy)
 
 
 def _group(window: str, interval: str) -> str:

@@ -36,7 +36,10 @@ ConfigFile = Annotated[
 # Defaults that the settings hold are named here: in a help text, [words] would be taken for markup.
 PortNumber = Annotated[
     int | None,
-    typer.Option(help="Port of the meter's metrics, receipts and page.", show_default="9401"),
+    typer.Option(
+        help="Port of the meter's metrics, receipts and page; none given: or the next free one.",
+        show_default="29401",
+    ),
 ]
 Host = Annotated[str | None, typer.Option(help="Address of that port.", show_default="127.0.0.1")]
 Source = Annotated[
@@ -274,14 +277,15 @@ def demo(
 
 @app.command()
 def top(
-    url: Annotated[str, typer.Option(help="Where the meter's port is.")] = "http://127.0.0.1:9401",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where the meter's port is.", show_default="the meter of this machine"),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one look and exit.")] = False,
     sort: Annotated[
         str, typer.Option(help="energy, token (energy per token), tokens, prompt, age or newest.")
     ] = "energy",
-    match: Annotated[
-        str, typer.Option(help="Only requests whose id, tenant or model contains this.")
-    ] = "",
+    match: Annotated[str, typer.Option(help="Only requests whose id or model contains this.")] = "",
     unit: Annotated[str, typer.Option(help="J, kWh or cost.")] = "J",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each message of /v1/live, or with --once one.")
@@ -298,7 +302,8 @@ def top(
         _fail(f"--sort: one of {', '.join(ORDERS)}, not {sort!r}")
     if unit not in UNITS:
         _fail(f"--unit: one of {', '.join(UNITS)}, not {unit!r}")
-    raise typer.Exit(room.top(url, room.view_of(sort, match, unit), once, as_json))
+    address = url if url is not None else _meter_here("--url", 1)
+    raise typer.Exit(room.top(address, room.view_of(sort, match, unit), once, as_json))
 
 
 @app.command()
@@ -404,8 +409,12 @@ def selftest(
         ),
     ] = None,
     meter: Annotated[
-        str, typer.Option(help="Without CMD: where the running server's meter has its port.")
-    ] = "http://127.0.0.1:9401",
+        str | None,
+        typer.Option(
+            help="Without CMD: where the running server's meter has its port.",
+            show_default="the meter of this machine",
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -455,7 +464,8 @@ def selftest(
         elif trace is None:
             _fail("selftest: give -- CMD, --demo, --trace FILE, or --url URL with the --trace FILE")
         elif url is not None:
-            found = room.of_server(url, meter, model, seconds, trace)
+            address = meter if meter is not None else _meter_here("--meter", 2)
+            found = room.of_server(url, address, model, seconds, trace)
         else:
             found = room.of_trace(trace)
         code = room.show(found, json_out, html_out)
@@ -486,6 +496,17 @@ def show(
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
     print(json.dumps({"version": __version__}) if as_json else __version__)
+
+
+def _meter_here(option: str, code: int) -> str:
+    """Of the one meter of this machine; else says what to do, and stops with ``code``."""
+    from meter.top.nearby import NearbyError, the_meter
+
+    try:
+        return the_meter()
+    except NearbyError as error:
+        print(f"joulemeter: {error} ({option})", file=sys.stderr)
+        raise typer.Exit(code) from error
 
 
 def _import_numpy() -> None:

@@ -235,7 +235,8 @@ class RequestClosed:
     """The engine is done with a request.
 
     ``cached_tokens``: prompt tokens found in the prefix cache. ``reason``: stop, length, abort,
-    stop_or_abort, error, repetition, lost …
+    stop_or_abort (a stop string or the client ended it: the front end finds stop strings, and then
+    aborts, so that the engine does not know which), error, repetition, lost …
     """
 
     engine: str

@@ -5,6 +5,7 @@ What is written here is what ``joulemeter config show`` explains and what an err
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import NoDecode
+
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
 def _listed(value: object) -> object:
@@ -43,7 +46,20 @@ def _currency(value: str) -> str:
     return value
 
 
+def _host_name(value: str) -> str:
+    """A name without scheme, port and path: what is compared with a request's Host."""
+    name = value.lower().removesuffix(".")
+    if name != "*" and not _HOST_NAME.fullmatch(name.removeprefix("*.")):
+        raise ValueError(
+            "expected names without port, such as meter.example.com or *.svc.cluster.local"
+        )
+    return name
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+HostNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)
+]
 Money = Annotated[Decimal, BeforeValidator(_text_to_decimal), Field(allow_inf_nan=False)]
 
 
@@ -159,7 +175,26 @@ class HttpSettings(Section):
     """Where metrics, receipts and the page are served."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(default=9401, ge=0, le=65535, description="Port; 0 takes a free one.")
+    port: int = Field(
+        default=29401,
+        ge=0,
+        le=65535,
+        description="Port; 0 takes a free one. Where none is set and 29401 is taken, the next free "
+        "one is used and told; one that is set and taken is an error.",
+    )
+
+    @property
+    def port_is_set(self) -> bool:
+        """By a flag, a variable or a file, and be it to the default."""
+        return "port" in self.model_fields_set
+
+    allowed_hosts: HostNames = Field(
+        default=(),
+        description="Names under which the port may be asked, beside addresses, localhost and this "
+        "machine's own name: where Prometheus or a browser asks by another (a service of "
+        "Kubernetes or compose, a proxy) it is answered 421. *.example.com allows all names below "
+        "it, * any, which lets web pages of others read receipts (DNS rebinding).",
+    )
 
 
 class Settings(Section):
@@ -179,6 +214,11 @@ class Settings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="warning",
         description="The least severe of the meter's own messages that are shown.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How they look on stderr: text, lines that begin with joulemeter:, as the "
+        "server's own log has lines of text; or json, an object a line.",
     )
 
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from meter.demo import closing
 from meter.demo.load import Load
-from meter.demo.process import PAGE_PORT, EndedError, Metered, answers, free_port
+from meter.demo.process import EndedError, Metered, answers, free_port, page_port
 from meter.demo.stage import (
     Stage,
     StageError,
@@ -57,7 +57,7 @@ def main(
 ) -> int:
     """Run the demo for ``seconds`` of traffic, or until Ctrl-C; returns the exit code.
 
-    ``vllm``: the real vLLM on the CPU. ``port``: the page's (default: 9401, or a free one).
+    ``vllm``: the real vLLM on the CPU. ``port``: the page's (default: 29401, or the next free one).
     ``record``: where its trace is kept.
     """
     console = Console()
@@ -143,7 +143,7 @@ class Demo:
 
     def run(self, seconds: float | None, port: int | None) -> closing.Comparison | None:
         """Everything; returns what the closing table shows. Raises ``EndedError``."""
-        page = free_port(PAGE_PORT if port is None else port)
+        page = page_port() if port is None else free_port(port)
         if port and page != port:
             raise EndedError(
                 f"port {port} cannot be had: choose another (--port), 0 for any free one"

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from meter.demo.stage import Stage
+from meter.export import DEFAULT_PORT, PORTS_TRIED
 
-PAGE_PORT = 9401
 PRICES = """\
 # What the demo assumes; what you pay goes into a file like this.
 pricing:
@@ -55,6 +55,14 @@ def free_port(preferred: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no port is free on 127.0.0.1")
+
+
+def page_port() -> int:
+    """As the meter itself would choose, so that ``joulemeter top`` finds it."""
+    for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
+        if free_port(port) == port:
+            return port
+    return free_port()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,11 @@ from meter.export.figures import (
     count,
     duration,
     energy,
+    many,
     money,
     number,
     percent,
+    printable,
     quantity,
 )
 
@@ -151,7 +153,9 @@ def _receipts(receipts: Sequence[Mapping[str, Any]], wide: bool) -> RenderableTy
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for receipt, row in zip(receipts, rows, strict=True):
-        table.add_row(receipt["id"], *(row[name] for name in names))
+        # As text: in a string the table would take [words] for markup.
+        cells = (receipt["id"], *(row[name] for name in names))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -174,8 +178,8 @@ def _receipt_row(receipt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _footer(frame: Frame) -> RenderableType:
-    sent = f"{frame.requests_sent} requests sent" if frame.requests_sent else ""
+    sent = f"{many(frame.requests_sent, 'request')} sent" if frame.requests_sent else ""
     settled = (frame.summary or {}).get("settled_lag_s")
     lag = f"figures settle {duration(settled)} behind" if settled is not None else ""
     first = " · ".join(part for part in (sent, lag, "Ctrl-C ends") if part)
-    return Text("\n".join([first, *frame.notes]), style="dim")
+    return Text("\n".join([first, *map(printable, frame.notes)]), style="dim")

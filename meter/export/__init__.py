@@ -7,6 +7,13 @@ the library can be imported. ``SET_ASIDE`` keeps it for the engine that is start
 
 import os
 
+SERVER = "joulemeter"
+DEFAULT_PORT = 29401
+"""Outside the ranges of ephemeral and node ports; dcgm-exporter has 9400, a second one 9401."""
+PORTS_TRIED = 20
+"""Where the default is taken: so many from there on are tried, and looked at by who looks for us.
+"""
+
 SET_ASIDE = {
     name: os.environ.pop(name)
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")

@@ -7,6 +7,7 @@ are summed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import accumulate
@@ -21,6 +22,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from meter.export.histogram import HistogramState
+from meter.export.plain import figure
 from meter.export.state import ModelEngine, State
 from meter.model import Snapshot
 from meter.pricing import CostKey
@@ -31,9 +33,15 @@ _LOWER_BOUND = "a lower bound: power supplies, fans and whatever else is not met
 
 
 def counter(name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, float]]) -> Metric:
-    """A counter family; rows with equal labels are summed. ``name`` without ``_total``."""
+    """A counter family; rows with equal labels are summed. ``name`` without ``_total``.
+
+    What is no finite number becomes one that is none, which ``StateCollector`` leaves out.
+    """
     family = CounterMetricFamily(name, help_, labels=labels)
-    for values, value in _summed(rows).items():
+    sums: dict[Labels, float] = {}
+    for values, value in _each(rows, labels):
+        sums[values] = sums.get(values, 0.0) + value
+    for values, value in sums.items():
         family.add_metric(values, value)
     return family
 
@@ -41,16 +49,19 @@ def counter(name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, 
 def gauge(name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, float]]) -> Metric:
     """A gauge family; of rows with equal labels the last one stays."""
     family = GaugeMetricFamily(name, help_, labels=labels)
-    for values, value in dict(rows).items():
+    for values, value in dict(_each(rows, labels)).items():
         family.add_metric(values, value)
     return family
 
 
-def _summed(rows: Iterable[tuple[Labels, float]]) -> dict[Labels, float]:
-    sums: dict[Labels, float] = {}
-    for values, value in rows:
-        sums[values] = sums.get(values, 0.0) + value
-    return sums
+def _each(rows: Iterable[tuple[Labels, float]], labels: Labels) -> Iterator[tuple[Labels, float]]:
+    """The rows, as far as they can be worked out; what is no finite number is not-a-number."""
+    try:
+        for values, value in rows:
+            found = figure(value)
+            yield values, math.nan if found is None else found
+    except (ArithmeticError, TypeError, ValueError):
+        yield ("",) * len(labels), math.nan
 
 
 def account_families(state: State) -> Iterator[Metric]:
@@ -89,7 +100,8 @@ def account_families(state: State) -> Iterator[Metric]:
 def _accounts(state: State, snapshot: Snapshot, factor: float) -> Iterator[tuple[Labels, float]]:
     for key, energy_j in snapshot.accounts.items():
         labels = (state.model_label(key.model), key.engine, key.account.value, key.quality.value)
-        yield labels, energy_j * factor
+        found = figure(energy_j)
+        yield labels, math.nan if found is None else found * factor
 
 
 def work_families(state: State) -> Iterator[Metric]:
@@ -100,16 +112,17 @@ def work_families(state: State) -> Iterator[Metric]:
         "those found in the prefix cache; output. A prompt is the sum of the first two.",
         ("model_name", "engine", "token_type"),
         (
-            ((state.model_label(key.model), key.engine, key.token_type), float(count))
+            ((state.model_label(key.model), key.engine, key.token_type), count)
             for key, count in state.snapshot.tokens.items()
         ),
     )
     yield counter(
         "joulemeter_requests",
-        "Requests of clients that have their receipt, by the reason the engine gave; n > 1 is one.",
+        "Requests of clients that have their receipt, by the reason the engine gave; n > 1 is one. "
+        "stop_or_abort: a stop string or the client ended it, and the engine does not know which.",
         ("model_name", "engine", "finished_reason"),
         (
-            ((state.model_label(model), engine, reason), float(count))
+            ((state.model_label(model), engine, reason), count)
             for (engine, model, reason), count in state.snapshot.requests.items()
         ),
     )
@@ -145,7 +158,7 @@ def tenant_families(state: State) -> Iterator[Metric]:
         "joulemeter_tokens_total.",
         ("tenant", "model_name", "token_type"),
         (
-            ((state.tenant_label(tenant), state.model_label(model), token_type), float(count))
+            ((state.tenant_label(tenant), state.model_label(model), token_type), count)
             for (tenant, model, token_type), count in snapshot.tenant_tokens.items()
         ),
     )

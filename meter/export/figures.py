@@ -12,6 +12,11 @@ UNKNOWN = "–"
 TERMS = ("attributed", "idle", "startup", "unattributed", "pending")
 
 
+def printable(text: str) -> str:
+    """Text of others for a terminal, character by character: what it would obey is U+FFFD."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
 def number(value: float | None, significant: int = 4) -> str:
     """So many significant digits, and at least the whole part: never in powers of ten."""
     if value is None:
@@ -43,6 +48,11 @@ def energy(energy_j: float | None, unit: str = "J", significant: int = 4) -> str
 
 def count(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def many(number_of: int, noun: str) -> str:
+    """``1 request``, ``2,000 requests``."""
+    return f"{count(number_of)} {noun}{'s' * (number_of != 1)}"
 
 
 def percent(part: float, whole: float) -> str:
@@ -80,20 +90,22 @@ def summands(
     """
     scale, shown = 1 / 3600 if unit == "kWh" else 1.0, len(terms_j)
     size = abs(total_j * scale)
-    # Kilojoules from a thousand of them on: with one decimal, smaller terms still show.
-    enough = ((p, 1000 if p[0] > 1 else 100) for p in _PREFIXES)
+    # Kilojoules from a thousand of them on, so that smaller terms still show.
+    enough = ((p, 1000 if p[0] > 1 else 1) for p in _PREFIXES)
     smallest = _PREFIXES[-1] if size else (1.0, "")
     factor, prefix = next((p for p, least in enough if size >= least * p[0]), smallest)
     rest_j = total_j - sum(terms_j)
     terms_j = terms_j if closes(total_j, rest_j) else [*terms_j, rest_j]
-    tenths = [10 * joules * scale / factor for joules in terms_j]
-    whole = [math.floor(value) for value in tenths]
-    missing = round(10 * total_j * scale / factor) - sum(whole)
-    largest = sorted(range(len(tenths)), key=lambda i: whole[i] - tenths[i])
+    digits = 1 if not size or size >= 100 * factor else 2 if size >= 10 * factor else 3
+    fine = 10**digits
+    exact = [fine * joules * scale / factor for joules in terms_j]
+    whole = [math.floor(value) for value in exact]
+    missing = round(fine * total_j * scale / factor) - sum(whole)
+    largest = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
     for i in largest[: max(0, missing)]:
         whole[i] += 1
-    said = [f"{value / 10:,.1f}" for value in whole[:shown]]
-    return f"{sum(whole) / 10:,.1f}", said, prefix + ("Wh" if unit == "kWh" else "J")
+    said = [f"{value / fine:,.{digits}f}" for value in whole[:shown]]
+    return f"{sum(whole) / fine:,.{digits}f}", said, prefix + ("Wh" if unit == "kWh" else "J")
 
 
 def closes(measured_j: float, residual_j: float) -> bool:

@@ -11,20 +11,25 @@ from prometheus_client import make_asgi_app
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from meter.export.guard import Guard, Hosts
 from meter.export.live import WATCHERS_MAX, Live
+from meter.export.plain import JsonAnswer, LeftOut
+from meter.export.problem import problem, short
 from meter.export.prometheus import make_registry
 from meter.export.query import QueryError, only, whole
-from meter.export.receipts import Priced, receipt_json
+from meter.export.receipts import GoneError, Priced, receipt_json
 from meter.export.running import Query, UnderWay
 from meter.export.site import routes as page_routes
 from meter.export.state import State
 from meter.export.summary import summary_json
 
 RECENT_MAX = 1000
+NO_HOSTS = Hosts()
 T = TypeVar("T")
 
 
@@ -35,7 +40,7 @@ class View(Protocol):
         """The last published state."""
 
     def receipt(self, request: str) -> Priced | None:
-        """A receipt by id; blocks shortly. Raises ``TimeoutError``."""
+        """A receipt by id; blocks shortly. Raises ``TimeoutError``, ``GoneError``."""
 
     def recent(self, limit: int) -> list[Priced]:
         """The newest final receipts; blocks shortly. Raises ``TimeoutError``."""
@@ -50,11 +55,19 @@ class View(Protocol):
         """Whether the meter's own threads run."""
 
 
-def create_app(view: View, now_ns: Callable[[], int] = time.monotonic_ns) -> Starlette:
-    """The ASGI application over a view."""
-    api = _Api(view, now_ns)
-    metrics = make_asgi_app(make_registry(view.state, now_ns))
+def create_app(
+    view: View,
+    now_ns: Callable[[], int] = time.monotonic_ns,
+    hosts: Hosts = NO_HOSTS,
+    watchers_max: int = WATCHERS_MAX,
+) -> Starlette:
+    """The ASGI application over a view. ``hosts``: the names under which it may be asked;
+    ``watchers_max``: how many may follow ``/v1/live``, fewer than there may be connections."""
+    left_out = LeftOut()
+    api = _Api(view, now_ns, left_out, watchers_max)
+    metrics = make_asgi_app(make_registry(view.state, now_ns, left_out))
     return Starlette(
+        middleware=[Middleware(Guard, hosts)],
         routes=[
             Route("/metrics", _Asgi(metrics), methods=["GET"]),
             Route("/v1/receipts", api.recent),
@@ -87,10 +100,17 @@ class _Asgi:
 class _Api:
     """The JSON endpoints."""
 
-    def __init__(self, view: View, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, view: View, now_ns: Callable[[], int], left_out: LeftOut, watchers_max: int
+    ) -> None:
         self._view = view
+        self._watchers_max = watchers_max
         self._now_ns = now_ns
-        self._live = Live(view, now_ns)
+        self._left_out = left_out
+        self._live = Live(view, now_ns, left_out=left_out)
+
+    def _json(self, content: Any) -> Response:
+        return JsonAnswer(content, self._left_out)
 
     async def live(self, request: Request) -> Response:
         """What happens now, a few times a second, until the client hangs up."""
@@ -98,10 +118,10 @@ class _Api:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":  # it would never end
             return Response(headers=headers, media_type="text/event-stream")
-        if self._live.watchers >= WATCHERS_MAX:
+        if self._live.watchers >= self._watchers_max:
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{WATCHERS_MAX} clients watch already",
+                f"{self._watchers_max} clients watch already",
                 remedy="Close a page, or ask /v1/summary now and then.",
             )
         return StreamingResponse(
@@ -111,22 +131,31 @@ class _Api:
     async def receipt(self, request: Request) -> Response:
         """One receipt, final or so far."""
         name = request.path_params["request_id"]
-        priced = await _ask(lambda: self._view.receipt(name))
+        try:
+            priced = await _ask(lambda: self._view.receipt(name))
+        except GoneError as gone:
+            return problem(
+                HTTPStatus.GONE,
+                f"no receipt for {short(name)!r} any more: {gone}",
+                field="request_id",
+                remedy="Ask sooner, or keep a record (`joulemeter run --record TRACE`): "
+                "`joulemeter replay TRACE --receipts OUT` has them all.",
+            )
         if priced is None:
             return problem(
                 HTTPStatus.NOT_FOUND,
-                f"no receipt for {_short(name)!r}",
+                f"no receipt for {short(name)!r}",
                 field="request_id",
                 remedy="Use the id of the server's answer (field id, or header X-Request-Id). "
                 "Refused requests have no receipt; only the most recent receipts are kept.",
             )
-        return JSONResponse(receipt_json(priced))
+        return self._json(receipt_json(priced))
 
     async def recent(self, request: Request) -> Response:
         """The newest final receipts."""
         limit = whole(only(request.query_params, ("limit",)), "limit", 20, 1, RECENT_MAX)
         receipts = await _ask(lambda: self._view.recent(limit))
-        return JSONResponse({"receipts": [receipt_json(priced) for priced in receipts]})
+        return self._json({"receipts": [receipt_json(priced) for priced in receipts]})
 
     async def summary(self, request: Request) -> Response:
         """All accounts."""
@@ -137,7 +166,7 @@ class _Api:
                 "nothing has been metered yet",
                 remedy="Ask again in a second; /readyz says what is missing.",
             )
-        return JSONResponse(summary_json(state, self._now_ns()))
+        return self._json(summary_json(state, self._now_ns()))
 
     async def livez(self, request: Request) -> Response:
         """200 while the meter's own threads run."""
@@ -167,32 +196,20 @@ async def _ask(question: Callable[[], T]) -> T:
         ) from error
 
 
-def problem(
-    status: HTTPStatus, detail: str, *, field: str | None = None, remedy: str | None = None
-) -> JSONResponse:
-    """An error as ``application/problem+json`` (RFC 9457) with its field and remedy."""
-    body: dict[str, Any] = {"title": status.phrase, "status": status.value, "detail": detail}
-    if field is not None:
-        body["field"] = field
-    if remedy is not None:
-        body["remedy"] = remedy
-    return JSONResponse(body, status, media_type="application/problem+json")
-
-
 async def _http_problem(request: Request, error: Exception) -> Response:
     status = HTTPStatus(getattr(error, "status_code", 500))
     detail = getattr(error, "detail", "") or status.phrase
     if status is HTTPStatus.NOT_FOUND:
         return problem(
             status,
-            f"no such page: {_short(request.url.path)}",
+            f"no such page: {short(request.url.path)}",
             remedy="There are /metrics, /v1/summary, /v1/live, /v1/receipts, /v1/receipts/{id}, "
             "/livez, /readyz and /.",
         )
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         answer = problem(
             status,
-            f"{_short(request.method)} is not known here",
+            f"{short(request.method)} is not known here",
             remedy="This port only reads: GET.",
         )
     else:
@@ -204,11 +221,6 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 async def _query_problem(request: Request, error: Exception) -> Response:
     field, remedy = getattr(error, "field", None), getattr(error, "remedy", None)
     return problem(HTTPStatus.BAD_REQUEST, str(error), field=field, remedy=remedy)
-
-
-def _short(text: str) -> str:
-    """What a client sent, as far as an answer repeats it."""
-    return text if len(text) <= 200 else text[:200] + "…"
 
 
 async def _failure(request: Request, error: Exception) -> Response:

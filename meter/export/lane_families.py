@@ -42,7 +42,7 @@ def lane_families(state: State, now_ns: int) -> Iterator[Metric]:
         "joulemeter_samples_missed",
         "Polls of energy counters that were left out because the one before took too long.",
         GPU_LABELS,
-        (((lane.device.index, lane.device.id), float(lane.missed)) for lane in ours),
+        (((lane.device.index, lane.device.id), lane.missed) for lane in ours),
     )
 
 

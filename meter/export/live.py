@@ -8,7 +8,6 @@ watchers, only while somebody watches, and for at most a fiftieth of its time.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from starlette.concurrency import run_in_threadpool
 
 from meter.export.moments import ACCOUNTS, Moment
+from meter.export.plain import LeftOut, dumps
 from meter.export.receipts import Priced, receipt_json
 from meter.export.running import Query, UnderWay, running_json
 from meter.export.state import State
@@ -40,8 +40,15 @@ class LiveView(Protocol):
 class Live:
     """The stream's messages, for any number of watchers; lives on the port's event loop."""
 
-    def __init__(self, view: LiveView, now_ns: Callable[[], int], tick_s: float = TICK_S) -> None:
+    def __init__(
+        self,
+        view: LiveView,
+        now_ns: Callable[[], int],
+        tick_s: float = TICK_S,
+        left_out: LeftOut | None = None,
+    ) -> None:
         self._view = view
+        self._left_out = left_out or LeftOut()
         self._now_ns = now_ns
         self._tick_s = tick_s
         self._asking = asyncio.Lock()
@@ -61,7 +68,7 @@ class Live:
             while self._view.alive():
                 state = self._view.state()
                 message = await self._message(state, query, sent_ns)
-                yield b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
+                yield b"data: " + dumps(message, self._left_out) + b"\n\n"
                 if state is not None and state.moments:
                     sent_ns = state.moments[-1].t_ns
                 await asyncio.sleep(self._tick_s)

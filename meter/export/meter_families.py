@@ -78,7 +78,7 @@ def device_families(state: State) -> Iterator[Metric]:
         "joulemeter_gpu_energy_jumps",
         "Times that an energy counter moved by more than the device can draw; not in the accounts.",
         GPU_LABELS,
-        ((_gpu(d), float(d.jumps)) for d in devices),
+        ((_gpu(d), d.jumps) for d in devices),
     )
     learned = [
         ((*_gpu(d), state.model_label(model) if model else ""), name, value, sd)
@@ -137,12 +137,12 @@ def health_families(state: State, now_ns: int) -> Iterator[Metric]:
         ("device_resets", "Times that an energy counter went backwards.",
          sum(d.resets for d in snapshot.devices)),
     ):  # fmt: skip
-        yield counter(f"joulemeter_{name}", help_, (), [((), float(value))])
+        yield counter(f"joulemeter_{name}", help_, (), [((), value)])
     yield counter(
         "joulemeter_sample_errors",
         "Readings of energy counters that failed, by source.",
         ("source",),
-        (((source,), float(n)) for source, n in health.sample_errors.items()),
+        (((source,), n) for source, n in health.sample_errors.items()),
     )
     yield counter(
         "joulemeter_messages_refused",
@@ -170,7 +170,7 @@ def health_families(state: State, now_ns: int) -> Iterator[Metric]:
         "joulemeter_label_overflow",
         'Distinct label values beyond the bound, which are exported as "other".',
         ("label",),
-        (((label,), float(n)) for label, n in state.label_overflow.items()),
+        (((label,), n) for label, n in state.label_overflow.items()),
     )
     yield gauge(
         "joulemeter_source_age_seconds",

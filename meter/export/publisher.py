@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from meter.export.histogram import REQUEST_BOUNDS_J, TOKEN_BOUNDS_J, Example, Histogram
 from meter.export.labels import Interner
 from meter.export.moments import Moments
-from meter.export.receipts import Priced, ReceiptStore, look_up
+from meter.export.plain import figure, known
+from meter.export.receipts import GoneError, Priced, ReceiptStore, look_up
 from meter.export.running import UnderWay, unpriced
 from meter.export.state import Health, ModelEngine, State
 from meter.export.windows import Ring
@@ -88,8 +89,13 @@ class Publisher:
         still_open: Callable[[str], Receipt | None],
         host_so_far: Callable[[str], Receipt | None] = lambda request: None,
     ) -> Priced | None:
-        """A receipt by id: a final one, else what ``still_open`` (the core) has of it."""
+        """A receipt by id: a final one, else what ``still_open`` (the core) has of it.
+
+        Raises ``GoneError`` where there was one.
+        """
         receipt = look_up(request, lambda name: self._store.find(name) or still_open(name))
+        if receipt is None and (why := self._store.why_gone(request)):
+            raise GoneError(why)
         return self.price(receipt, host_so_far) if receipt else None
 
     def recent(self, limit: int) -> list[Priced]:
@@ -102,7 +108,7 @@ class Publisher:
         host_so_far: Callable[[str], Receipt | None] = lambda request: None,
     ) -> Priced:
         """A receipt with its cost, its boundary, and what it took of the host."""
-        cost = request_cost(receipt, self._tariff, self._curve)
+        cost = known(lambda: request_cost(receipt, self._tariff, self._curve))
         host = look_up(receipt.id, lambda name: self._on_host.find(name) or host_so_far(name))
         if host is not None and set(host.requests) != set(receipt.requests):
             host = None  # only a part of it, or another's of that name
@@ -147,11 +153,14 @@ class Publisher:
         if receipt.quality is None:
             return  # nothing measured its engine: there is no figure, and that is not a zero
         model = self._models.label(receipt.model or "")
-        utc_s = ((receipt.closed_ns or receipt.opened_ns) + self._utc_offset_ns) / 1e9
+        energy_j = known(lambda: figure(receipt.energy_j))
+        closed_ns = receipt.closed_ns or receipt.opened_ns
+        utc_s = known(lambda: figure((closed_ns + self._utc_offset_ns) / 1e9))
+        if energy_j is None or utc_s is None:
+            return  # one that is none would spoil the sum of all
         key = (model, receipt.engine)
         histogram = self._request_energy.setdefault(key, Histogram(REQUEST_BOUNDS_J))
-        histogram.observe(Example(receipt.id, receipt.energy_j, utc_s))
-        if receipt.completion_tokens:
-            per_token_j = receipt.energy_j / receipt.completion_tokens
+        histogram.observe(Example(receipt.id, energy_j, utc_s))
+        if tokens := figure(receipt.completion_tokens):
             histogram = self._token_energy.setdefault(key, Histogram(TOKEN_BOUNDS_J))
-            histogram.observe(Example(receipt.id, per_token_j, utc_s))
+            histogram.observe(Example(receipt.id, energy_j / tokens, utc_s))

@@ -20,7 +20,7 @@ def only(given: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
     for name in given:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, 1)
-            known = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(names)}."
+            known = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}."
             raise QueryError(name[:100], "no such parameter", known)
     return given
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from meter.export.plain import known
 from meter.model import Receipt, sum_known, worst
 from meter.pricing import Cost, kwh
 
@@ -26,27 +28,59 @@ class Priced:
     host: Receipt | None = None
 
 
+class GoneError(LookupError):
+    """A receipt that was here and is not any more; the message says why."""
+
+
+EVICTED = "its receipt made room for newer ones"
+REPLACED = "a later request with the same id of the client's has taken its place"
+
+
 class ReceiptStore:
-    """The last ``capacity`` final receipts, found by the client's id or an engine's."""
+    """The last ``capacity`` final receipts, found by the client's id or an engine's.
+
+    Of as many names that are gone it is remembered why, by hash.
+    """
 
     def __init__(self, capacity: int = 100_000) -> None:
         self._capacity = capacity
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._parents: dict[str, str] = {}
+        self._gone: OrderedDict[int, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._receipts)
 
+    @property
+    def names(self) -> int:
+        """How many names are kept, those that are gone included."""
+        return len(self._receipts) + len(self._parents) + len(self._gone)
+
     def add(self, receipt: Receipt) -> None:
         """Keep a receipt; the oldest goes when there is no room. Adding again replaces."""
+        before = self._receipts.get(receipt.id)
+        if before is not None:
+            self._forget(before, REPLACED)
         self._receipts[receipt.id] = receipt
         self._receipts.move_to_end(receipt.id)
+        self._gone.pop(hash(receipt.id), None)
         for name in _engine_ids(receipt):
             self._parents[name] = receipt.id
+            self._gone.pop(hash(name), None)
         if len(self._receipts) > self._capacity:
-            _, oldest = self._receipts.popitem(last=False)
-            for name in _engine_ids(oldest):
-                self._parents.pop(name, None)
+            oldest = next(iter(self._receipts.values()))
+            self._forget(oldest, EVICTED)
+
+    def _forget(self, receipt: Receipt, why: str) -> None:
+        del self._receipts[receipt.id]
+        names = [name for name in _engine_ids(receipt) if self._parents.get(name) == receipt.id]
+        for name in names:
+            del self._parents[name]
+        for name in (receipt.id, *names):
+            self._gone[hash(name)] = why
+            self._gone.move_to_end(hash(name))
+        while len(self._gone) > self._capacity:
+            self._gone.popitem(last=False)
 
     def find(self, request: str) -> Receipt | None:
         """The receipt of a request by the client's id or an engine's, which may be a child's."""
@@ -55,6 +89,11 @@ class ReceiptStore:
             return receipt
         parent = self._receipts[self._parents[request]]
         return next((child for child in parent.children if child.id == request), parent)
+
+    def why_gone(self, request: str) -> str | None:
+        """Why there is no receipt of a request any more; ``None`` where none is known of."""
+        names = (request, f"{request}-0")  # the first prompt of a completions request
+        return next((why for name in names if (why := self._gone.get(hash(name)))), None)
 
     def recent(self, limit: int) -> list[Receipt]:
         """The newest first."""
@@ -95,16 +134,21 @@ def combine(request: str, parts: list[Receipt]) -> Receipt:
         prompt_tokens=sum_known(part.prompt_tokens for part in parts),
         cached_tokens=sum_known(part.cached_tokens for part in parts),
         completion_tokens=sum_known(part.completion_tokens for part in parts),
-        prefill_j=sum(part.prefill_j for part in parts),
-        decode_j=sum(part.decode_j for part in parts),
-        recompute_j=sum(part.recompute_j for part in parts),
-        uncertainty_j=sum_known(part.uncertainty_j for part in parts),
+        prefill_j=_sum(part.prefill_j for part in parts),
+        decode_j=_sum(part.decode_j for part in parts),
+        recompute_j=_sum(part.recompute_j for part in parts),
+        uncertainty_j=known(lambda: sum_known(part.uncertainty_j for part in parts)),
         quality=worst([part.quality for part in parts if part.quality is not None]),
         final=final,
         requests=tuple(name for part in parts for name in part.requests),
         children=tuple(parts),
         missed=next((part.missed for part in parts if part.missed is not None), None),
     )
+
+
+def _sum(values: Iterable[float]) -> float:
+    total = known(lambda: sum(values))
+    return math.nan if total is None else total
 
 
 def _same(reasons: Iterable[str | None]) -> str | None:
@@ -120,7 +164,7 @@ def receipt_json(priced: Priced) -> dict[str, Any]:
         **receipt_line(priced.receipt),
         "boundary": priced.boundary,
         "host": _host_json(priced.host),
-        "kwh": float(kwh(priced.receipt.energy_j)),
+        "kwh": known(lambda: float(kwh(priced.receipt.energy_j))),
         "cost": _cost_json(priced.cost),
     }
 
@@ -131,7 +175,7 @@ def _host_json(receipt: Receipt | None) -> dict[str, Any] | None:
         return None
     return {
         "boundary": "host",
-        "energy_j": receipt.energy_j,
+        "energy_j": known(lambda: receipt.energy_j),
         "prefill_j": receipt.prefill_j,
         "decode_j": receipt.decode_j,
         "recompute_j": receipt.recompute_j,
@@ -152,7 +196,7 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
         "prompt_tokens": receipt.prompt_tokens,
         "cached_tokens": receipt.cached_tokens,
         "completion_tokens": receipt.completion_tokens,
-        "energy_j": receipt.energy_j,
+        "energy_j": known(lambda: receipt.energy_j),
         "prefill_j": receipt.prefill_j,
         "decode_j": receipt.decode_j,
         "recompute_j": receipt.recompute_j,
@@ -169,7 +213,7 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
 
 def _cost_json(cost: Cost | None) -> dict[str, Any] | None:
     """The amount is the sum of the components as they are written."""
-    if cost is None:
+    if cost is None or not all(amount.is_finite() for amount in cost.components.values()):
         return None
     components = {str(name): money(amount) for name, amount in cost.components.items()}
     amount = sum(map(Decimal, components.values()), Decimal(0))

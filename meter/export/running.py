@@ -6,8 +6,10 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from meter.export.plain import figure, known
 from meter.export.query import QueryError, only, whole
 from meter.model import Progress, Running
 
@@ -64,14 +66,26 @@ def running_json(under_way: UnderWay, query: Query, now_ns: int) -> dict[str, An
     rows = under_way.requests
     found = [row for row in rows if _matches(row, query.match)] if query.match else rows
     counted = Counter(row.progress for row in rows)
-    first = heapq.nlargest(query.rows, found, key=ORDERS[query.order])
+    first = heapq.nlargest(query.rows, found, key=_rank(ORDERS[query.order]))
     return {
         "total": len(rows),
         "matching": len(found),
         "counts": {progress.value: counted[progress] for progress in Progress},
         "cells": "".join([_LETTERS[row.progress] for row in rows[:CELLS_MAX]]),
-        "rows": [_row(row, under_way.cost_of(row), now_ns) for row in first],
+        "rows": [_row(row, known(partial(under_way.cost_of, row)), now_ns) for row in first],
     }
+
+
+def _rank(
+    order: Callable[[Running], float],
+) -> Callable[[Running], tuple[bool, float]]:
+    """Requests whose figure is none come last: they would put all others out of order."""
+
+    def rank(request: Running) -> tuple[bool, float]:
+        found = known(lambda: figure(order(request)))
+        return found is not None, found or 0.0
+
+    return rank
 
 
 def _matches(request: Running, match: str) -> bool:
@@ -86,14 +100,14 @@ def _row(request: Running, cost: float | None, now_ns: int) -> dict[str, Any]:
         "model": request.model,
         "tenant": request.tenant,
         "progress": request.progress.value,
-        "age_s": round(max(0, now_ns - request.opened_ns) / 1e9, 3),
+        "age_s": known(lambda: round(max(0, now_ns - request.opened_ns) / 1e9, 3)),
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
-        "energy_j": _short(request.energy_j),
-        "prefill_j": _short(request.prefill_j),
-        "decode_j": _short(request.decode_j),
-        "recompute_j": _short(request.recompute_j),
-        "cost": None if cost is None else _short(cost),
+        "energy_j": known(lambda: _short(request.energy_j)),
+        "prefill_j": known(lambda: _short(request.prefill_j)),
+        "decode_j": known(lambda: _short(request.decode_j)),
+        "recompute_j": known(lambda: _short(request.recompute_j)),
+        "cost": None if cost is None else known(lambda: _short(cost)),
     }
 
 

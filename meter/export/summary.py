@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from meter import __version__
+from meter.export.plain import known
 from meter.export.receipts import money
 from meter.export.state import State, coefficients
 from meter.model import Account, DeviceState, Snapshot
@@ -53,12 +54,16 @@ def summary_json(state: State, now_ns: int) -> dict[str, Any]:
 def _accounts(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "measured_j": snapshot.measured_j,
-        "attributed_j": snapshot.attributed_j,
-        **{f"{account.value}_j": snapshot.total_j(account) for account in Account},
+        "attributed_j": known(lambda: snapshot.attributed_j),
+        **{f"{account.value}_j": _total(snapshot, account) for account in Account},
         "unattributed_by_reason": dict(snapshot.unattributed),
         "pending_j": snapshot.pending_j,
-        "conservation_error_j": snapshot.conservation_error_j,
+        "conservation_error_j": known(lambda: snapshot.conservation_error_j),
     }
+
+
+def _total(snapshot: Snapshot, account: Account) -> float | None:
+    return known(lambda: snapshot.total_j(account))
 
 
 def _host(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any] | None:
@@ -128,12 +133,15 @@ def _cost(costs: Costs, currency: str) -> dict[str, Any] | None:
     sums: dict[str, Decimal] = {}
     for key, amount in costs.charges.items():
         sums[key.component.value] = sums.get(key.component.value, Decimal(0)) + amount
+    credits = sum(costs.credits.values(), Decimal(0))
+    if not all(amount.is_finite() for amount in (*sums.values(), credits)):
+        return None
     return {
         "currency": currency,
         "components": {name: money(amount) for name, amount in sums.items()},
-        "credits": money(sum(costs.credits.values(), Decimal(0))),
+        "credits": money(credits),
     }
 
 
 def _age_s(t_ns: int | None, now_ns: int) -> float | None:
-    return None if t_ns is None else max(0, now_ns - t_ns) / 1e9
+    return None if t_ns is None else known(lambda: max(0, now_ns - t_ns) / 1e9)

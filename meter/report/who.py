@@ -90,19 +90,21 @@ def requests(report: Report) -> str:
     )
     shown = "".join(f'<div class="keep"><h3>{name}</h3>{svg}</div>' for name, svg in plots if svg)
     most = sorted(report.asks, key=lambda ask: -ask.energy_j)[:_SHOWN]
-    heads = ("request", "tenant", "prompt", "output", "energy", "± (1 σ)", "cost", "time", "end")
-    rows = [_ask(ask, report.currency) for ask in most]
+    tenants = any(ask.tenant for ask in most)
+    named = ("request", "tenant") if tenants else ("request",)
+    heads = (*named, "prompt", "output", "energy", "± (1 σ)", "cost", "time", "end")
+    rows = [_ask(ask, report.currency, tenants) for ask in most]
     return (
         f'<h2>Requests</h2><div class="two">{shown}</div>'
         f"<h3>Those that took the most</h3>{table(heads, rows)}"
     )
 
 
-def _ask(ask: Ask, currency: str) -> str:
+def _ask(ask: Ask, currency: str, tenants: bool) -> str:
     return row(
         (
             ask.id,
-            ask.tenant or "–",
+            *((ask.tenant or "–",) if tenants else ()),
             count(ask.prompt_tokens),
             count(ask.output_tokens),
             energy(ask.energy_j),

@@ -36,7 +36,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     ``target``: a pid or URL; ``socket``: where to listen for engines instead, or as well. The
     signals of ``FORWARDED`` are blocked.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     collect_rarely()
     try:
         server = find(target, socket) if target is not None else Server(None, {}, socket=socket)

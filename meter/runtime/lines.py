@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from typing import TYPE_CHECKING
 
 from meter.export.figures import count, sum_line
 from meter.export.state import State
 from meter.model import Account, Device, worst
+from meter.runtime.logs import say
+
+__all__ = ["first_line", "last_line", "say"]
 
 if TYPE_CHECKING:
     from meter.runtime.meter import Meter
-
-
-def say(line: str) -> None:
-    """One line for a person, on stderr: stdout is the engine's."""
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        print(line, file=sys.stderr, flush=True)
 
 
 def first_line(meter: Meter) -> str:

@@ -15,7 +15,9 @@ import structlog
 
 from meter.attribution import Boundaries, Learned, to_facts
 from meter.config import CalibrationSettings, Settings
+from meter.export import PORTS_TRIED
 from meter.export.http import create_app
+from meter.export.live import WATCHERS_MAX
 from meter.export.publisher import Publisher
 from meter.export.state import State
 from meter.model import Clock, Device, DeviceFound, Engine, EngineEvent
@@ -25,9 +27,10 @@ from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import Claims, wanted
 from meter.runtime.gauges import Gauges, Readers
+from meter.runtime.http_server import connections_max
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
-from meter.runtime.port import Port, PortError
+from meter.runtime.port import Port, PortError, hosts_of
 from meter.runtime.power import start_power
 from meter.runtime.takeover import Gate, Notes, missed
 from meter.runtime.threads import Deaths
@@ -111,9 +114,9 @@ class _Parts:
         except Exception as error:
             self.problems.append(f"{part}: {error}")
             if isinstance(error, EXPECTED):
-                self._log.error("without", part=part, reason=str(error))
+                self._log.error("part_left_out", part=part, reason=str(error))
             else:
-                self._log.exception("without", part=part, remedy="please report this")
+                self._log.exception("part_left_out", part=part, remedy="please report this")
             return None
 
 
@@ -193,8 +196,19 @@ def build(
     if notes is not None and listener is not None:
         writer.leave_notes(lambda snapshot: notes.write(snapshot, names_of(listener)))
     view = Readers(writer, gauges)
+    http = settings.http
     port = parts.attempt(
-        "the HTTP port", lambda: Port(create_app(view), settings.http.host, settings.http.port)
+        "the HTTP port",
+        lambda: Port(
+            create_app(
+                view,
+                hosts=hosts_of(http.host, http.allowed_hosts),
+                watchers_max=min(WATCHERS_MAX, connections_max() // 2),
+            ),
+            http.host,
+            http.port,
+            others=0 if http.port_is_set else PORTS_TRIED - 1,
+        ),
     )
     writer.start()
     if port is not None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import uvicorn
+import structlog
+
+from meter.export.guard import Hosts
+from meter.runtime.http_server import STALL_S, serve
 
 
 class PortError(Exception):
@@ -17,18 +23,14 @@ class PortError(Exception):
 class Port:
     """A bound and listening port that serves an ASGI application."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        """Bind. Raises ``PortError``."""
-        self._socket = _bind(host, port)
+    def __init__(self, app: Any, host: str, port: int, others: int = 0) -> None:
+        """Bind, where ``port`` is taken to one of so many ``others`` after it, and say so.
+
+        Raises ``PortError``.
+        """
+        self._socket = _bind_near(host, port, others)
         self.url = _url(self._socket)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = serve(app)
         self._thread = threading.Thread(
             target=self._server.run,
             kwargs={"sockets": [self._socket]},
@@ -45,10 +47,52 @@ class Port:
         self._thread.join(3.0)
 
 
+def hosts_of(listens: str, allowed: Iterable[str], hosts_file: Path = Path("/etc/hosts")) -> Hosts:
+    """The names under which the port may be asked. ``listens``: what it was told to listen on."""
+    return Hosts.of(own_names(hosts_file), (listens, *allowed))
+
+
+def own_names(hosts_file: Path) -> set[str]:
+    """This machine's name, and what else the hosts file calls it. No name server is asked: that
+    can take long, and whoever answers could be the attacker."""
+    name = socket.gethostname().lower()
+    found = {name}
+    try:
+        lines = hosts_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        names = line.partition("#")[0].lower().split()[1:]
+        if name in names:
+            found.update(names)
+    return found - {""}
+
+
 def _url(bound: socket.socket) -> str:
     """Where it listens; the real port where 0 was asked for."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bind_near(host: str, port: int, others: int) -> socket.socket:
+    for number in range(port, min(65535, port + others) + 1):
+        try:
+            bound = _bind(host, number)
+        except PortError as error:
+            cause = error.__cause__
+            taken = isinstance(cause, OSError) and cause.errno in (errno.EADDRINUSE, errno.EACCES)
+            if not taken or number == min(65535, port + others):
+                raise
+            continue
+        if number != port:
+            structlog.get_logger("joulemeter.http").warning(
+                "port_taken",
+                port=port,
+                instead=number,
+                remedy="nothing, or set one of your own (--port, http.port): Prometheus must know",
+            )
+        return bound
+    raise PortError(f"no port from {port} on: choose another (--port, http.port)")
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -59,6 +103,10 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: one whose peer takes no more is given up also while it closes.
+        with contextlib.suppress(OSError, AttributeError):  # Linux has it
+            stall_ms = int(1000 * STALL_S)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
         bound.bind(address)
         bound.listen(128)
     except OSError as error:

@@ -30,7 +30,7 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
     ``mask``: the signals that the command has blocked, as ``block_signals`` gave them. That must
     have been called before this module was imported, for numpy starts threads.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     collect_rarely()
     environ = {**os.environ, **SET_ASIDE}
     meter = _guarded_build(settings, environ)
@@ -66,7 +66,7 @@ def _with_meter(environ: dict[str, str], meter: Meter) -> dict[str, str]:
         ours = meter.environment()
     except Exception:
         structlog.get_logger("joulemeter").exception(
-            "without", part="the engine's steps", remedy="please report this"
+            "part_left_out", part="the engine's steps", remedy="please report this"
         )
         return environ
     paths = [path for path in (ours.get("PYTHONPATH"), environ.get("PYTHONPATH")) if path]

@@ -37,7 +37,7 @@ class Server:
     @contextmanager
     def metered(self, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         """Up within the block, its meter's process and URL. Raises ``SelftestError``."""
-        port = process.free_port(process.PAGE_PORT)
+        port = process.page_port()
         run = (sys.executable, "-m", "meter.cli", "run", "--port", str(port))
         with self._life((*run, *self.options, *options, "--", *self.command)) as life:
             yield life, f"http://127.0.0.1:{port}"

@@ -9,12 +9,24 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from meter.export.figures import TERMS, closes, count, duration, energy, number, quantity, summands
+from meter.export.figures import (
+    TERMS,
+    UNKNOWN,
+    closes,
+    count,
+    duration,
+    energy,
+    many,
+    number,
+    printable,
+    quantity,
+    summands,
+)
 from meter.top.feed import Heard
 from meter.top.graph import COLOURS, area, bar, columns, spark
-from meter.top.requests import requests
+from meter.top.requests import knows_tenants, requests
 from meter.top.series import Series
-from meter.top.view import HELP, View
+from meter.top.view import View, help_lines
 
 _STALE_S = 3.0
 _DEAF_S = 10.0
@@ -36,15 +48,20 @@ def frame(heard: Heard, view: View, size: Size, now_s: float) -> Group:
     message = heard.message
     lines = [_title(message), _state(heard, view, now_s, size.width)]
     if view.help:
-        lines += [Text(""), *(_help(keys, what) for keys, what in HELP)]
+        lines += [
+            Text(""),
+            *(_help(keys, what) for keys, what in help_lines(knows_tenants(message))),
+        ]
     elif message is None or "summary" not in message:
         lines += [Text(""), *_nothing(heard, message)]
     else:
         lines += _body(message, heard.series or Series(), view, size)
     lines = lines[: size.height - 1]
     lines += [Text("")] * (size.height - 1 - len(lines))
-    lines.append(_footer(view))
+    lines.append(_footer(view, size.width))
     for line in lines:
+        # Ids, models and tenants are others' words: a terminal must not obey them.
+        line.plain = printable(line.plain)
         line.truncate(size.width, overflow="ellipsis")
         line.no_wrap = True
     return Group(*lines)
@@ -89,7 +106,7 @@ def _state(heard: Heard, view: View, now_s: float, width: int) -> Text:
         text.append("  ")
         text.append(f" {quality} ", style=f"reverse {_QUALITY.get(quality, 'white')}")
     if summary:
-        text.append(f"  {count(summary['requests'])} requests done", style="dim")
+        text.append(f"  {many(summary['requests'], 'request')} done", style="dim")
         lag_s = summary.get("settled_lag_s")
         if lag_s is not None and width >= 100:
             text.append(f"  settles {duration(lag_s)} behind", style="dim")
@@ -122,7 +139,7 @@ def condition(heard: Heard, now_s: float) -> tuple[str, str]:
         return "bold red", f"METER BLIND on device {names} for {silent[0]['age_s']:.0f} s"
     running = summary["requests_running"]
     if running and engine_s is not None and engine_s > _DEAF_S:
-        return "bold red", f"engine not heard for {engine_s:.0f} s while {running} requests run"
+        return "bold red", f"engine not heard for {engine_s:.0f} s while {_run(running)}"
     if problems:
         return "yellow", problems
     if not running:
@@ -131,6 +148,10 @@ def condition(heard: Heard, now_s: float) -> tuple[str, str]:
         quiet_s = heard.series.quiet_s() if heard.series else None
         return "cyan", "no traffic" + (f", idle for {quiet_s:.0f} s" if quiet_s is not None else "")
     return "green", "live"
+
+
+def _run(running: int) -> str:
+    return f"{many(running, 'request')} run{'s' * (running == 1)}"
 
 
 def _nothing(heard: Heard, message: Mapping[str, Any] | None) -> list[Text]:
@@ -147,7 +168,8 @@ def _figures(summary: Mapping[str, Any], series: Series, view: View) -> Text:
         if row["window"] == "1m" and row["token_type"] == "output" and row["idle"] == "without"
     ]
     figure = minute[0] if len(minute) == 1 else {}
-    per_token_j = figure["kwh_per_token"] * 3.6e6 if figure else None
+    kwh = figure.get("kwh_per_token")
+    per_token_j = None if kwh is None else kwh * 3.6e6
     cost = figure.get("cost_per_million_tokens")
     currency = (summary.get("cost") or {}).get("currency", "")
     speed = series.tokens_per_s()
@@ -202,14 +224,16 @@ def _devices(
         text.append(f" {energy(device['measured_j'], view.unit):>10}", style="dim")
         rows.append(text)
     if len(devices) > room:
-        rows.append(Text(f"         and {len(devices) - room} more devices", style="dim"))
+        rows.append(Text(f"         and {many(len(devices) - room, 'more device')}", style="dim"))
     return rows
 
 
 def _sum(summary: Mapping[str, Any], view: View, width: int) -> list[Text]:
     """The sum that must hold, to be added up by the reader; under it each account's share."""
-    measured_j = summary["measured_j"]
-    total, terms, unit = summands(measured_j, [summary[f"{name}_j"] for name in TERMS], view.unit)
+    measured_j, terms_j = summary["measured_j"], [summary[f"{name}_j"] for name in TERMS]
+    if measured_j is None or None in terms_j:
+        return [Text(f" {UNKNOWN} measured: a figure is no number", style="bold red")]
+    total, terms, unit = summands(measured_j, terms_j, view.unit)
     lines = [Text.assemble((f" {total} {unit}", "bold"), " measured")]
     indent = len(lines[0])
     for i, (name, term) in enumerate(zip(TERMS, terms, strict=True)):
@@ -218,33 +242,55 @@ def _sum(summary: Mapping[str, Any], view: View, width: int) -> list[Text]:
             lines.append(Text(" " * indent))
         lines[-1].append_text(piece)
     residual_j = summary["conservation_error_j"]
-    holds = closes(measured_j, residual_j)
+    holds = residual_j is not None and closes(measured_j, residual_j)
     said = " ✓" if holds else f" ✗ residual {energy(residual_j, view.unit)}"
     lines[-1].append(said, style="bold green" if holds else "bold red")
     whole = max(measured_j, 1e-12)
-    shares = [(name, summary[f"{name}_j"] / whole) for name in _ACCOUNTS]
-    key = Text(" ")
-    for name, share in shares:
-        said = f"{name} {100 * share:.1f}%  "
-        if share >= 0.0005 and len(key) + len(said) < width:
-            key.append("■ ", style=COLOURS[name])
-            key.append(said, style="dim")
+    shares = [(name, (summary[f"{name}_j"] or 0.0) / whole) for name in _ACCOUNTS]
     strip = Text(" ")
     strip.append_text(bar(shares, width - 2))
-    return [strip, key, *lines]
+    return [strip, *_key(shares, width), *lines]
+
+
+def _key(shares: Sequence[tuple[str, float]], width: int) -> list[Text]:
+    """What each colour stands for: in one line, or as many as it takes."""
+    lines = [Text()]
+    for name, share in shares:
+        if share < 0.0005:
+            continue
+        said = Text.assemble(" ", ("■ ", COLOURS[name]), (f"{name} {100 * share:.1f}%", "dim"))
+        if lines[-1] and len(lines[-1]) + 1 + len(said) > width:
+            lines.append(Text())
+        lines[-1].append(" " if lines[-1] else "")
+        lines[-1].append_text(said)
+    return lines
 
 
 def _help(keys: str, what: str) -> Text:
     return Text.assemble((f"   {keys:<12}", "bold"), what)
 
 
-def _footer(view: View) -> Text:
+def _footer(view: View, width: int) -> Text:
+    """The keys: with what they do, where there is room, else with what is set alone."""
     if view.typing:
         return Text.assemble((" filter: ", "bold"), view.match, ("█", "blink"), "  Enter, Esc")
-    keys = [("q", "quit"), ("s", f"sort: {view.order}"), ("/", f"filter: {view.match or '–'}")]
-    keys += [("u", f"unit: {view.unit}"), ("f", "freeze"), ("?", "help")]
+    match = view.match or UNKNOWN
+    roomy = [("q", "quit"), ("s", f"sort: {view.order}"), ("/", f"filter: {match}")]
+    roomy += [("u", f"unit: {view.unit}"), ("f", "freeze"), ("?", "help")]
+    short = match if len(match) <= 10 else match[:9] + "…"
+    brief = [("q", "quit"), ("s", view.order), ("/", short), ("u", view.unit)]
+    ways = (
+        _keys(roomy, " ", "  "),
+        _keys(roomy, "", " "),
+        _keys([*brief, ("f", "freeze"), ("?", "help")], "", " "),
+    )
+    return next((text for text in ways if len(text) <= width), ways[-1])
+
+
+def _keys(keys: Sequence[tuple[str, str]], around: str, gap: str) -> Text:
     text = Text(" ")
     for key, what in keys:
-        text.append(f" {key} ", style="reverse")
-        text.append(f" {what}  ")
+        text.append(f"{around}{key}{around}", style="reverse")
+        text.append(f" {what}{gap}")
+    text.rstrip()
     return text

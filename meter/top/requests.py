@@ -25,7 +25,7 @@ class _Column(NamedTuple):
 
 def _per_token(row: Row, view: View, currency: str) -> str:
     tokens = row["output_tokens"]
-    if not tokens:
+    if not tokens or row["energy_j"] is None:
         return "–"
     if view.unit == "cost":
         return money(None if row["cost"] is None else row["cost"] / tokens, currency)
@@ -46,12 +46,12 @@ _LEFT = {"tenant", "stage"}
 _BAR = 12
 
 _KEYS: Mapping[str, Callable[[Row], float]] = {
-    "energy": lambda row: -row["energy_j"],
-    "token": lambda row: -row["energy_j"] / max(1, row["output_tokens"]),
-    "tokens": lambda row: -row["output_tokens"],
+    "energy": lambda row: -(row["energy_j"] or 0),
+    "token": lambda row: -(row["energy_j"] or 0) / max(1, row["output_tokens"] or 0),
+    "tokens": lambda row: -(row["output_tokens"] or 0),
     "prompt": lambda row: -(row["prompt_tokens"] or 0),
-    "age": lambda row: -row["age_s"],
-    "newest": lambda row: row["age_s"],
+    "age": lambda row: -(row["age_s"] or 0),
+    "newest": lambda row: row["age_s"] or 0,
 }
 
 
@@ -71,13 +71,14 @@ def requests(
     rows = [row for row in running["rows"] if _matches(row, match)]
     rows.sort(key=_KEYS[view.order])
     shown = rows[min(view.scroll, max(0, len(rows) - 1)) :][: height - 2]
-    columns = [c for c in _COLUMNS if width >= c.least]
+    tenants = knows_tenants({"running": running})
+    columns = [c for c in _COLUMNS if width >= c.least and (tenants or c.title != "tenant")]
     if view.unit == "cost":
         columns = [_cost_column() if c.title == "energy" else c for c in columns]
         columns = [c for c in columns if c.title != "cost" or c.width == _cost_column().width]
     with_bar = width >= 110
     name = width - 2 - sum(c.width + 1 for c in columns) - (_BAR + 1 if with_bar else 0)
-    most = max((row["energy_j"] for row in rows), default=0.0) or 1.0
+    most = max((row["energy_j"] or 0.0 for row in rows), default=0.0) or 1.0
     lines = [_counts(running, len(rows), width), _head(columns, name)]
     for row in shown:
         line = Text(f" {_cut(row['id'], name):<{name}}")
@@ -91,12 +92,21 @@ def requests(
             line.append(padded, style="bold" if column.title in ("energy", "spent") else style)
         if with_bar:
             line.append(" ")
-            phases = [(n, row[f"{n}_j"] / most) for n in ("prefill", "decode", "recompute")]
+            phases = [
+                (n, (row[f"{n}_j"] or 0.0) / most) for n in ("prefill", "decode", "recompute")
+            ]
             line.append_text(bar(phases, _BAR))
         lines.append(line)
     if not shown:
         lines.append(Text(" no request is running" if not running["total"] else " none matches"))
     return lines
+
+
+def knows_tenants(message: Mapping[str, Any] | None) -> bool:
+    """Whether any request that is told of names a tenant: else there is nothing to show."""
+    told = message or {}
+    rows = [*(told.get("running") or {}).get("rows", ()), *(told.get("finished") or ())]
+    return any(row["tenant"] for row in rows)
 
 
 def _cost_column() -> _Column:

@@ -8,13 +8,19 @@ ORDERS = ("energy", "token", "tokens", "prompt", "age", "newest")
 UNITS = ("J", "kWh", "cost")
 HELP = (
     ("s, S", "next, previous order of the requests"),
-    ("/", "filter by id, tenant or model; Enter keeps it, Esc drops it"),
+    ("/", "filter by {names}; Enter keeps it, Esc drops it"),
     ("u", "J, kWh or cost"),
     ("f, space", "freeze what is shown; the meter goes on"),
     ("↑ ↓, k j", "scroll; PgUp, PgDn by pages, g to the top"),
     ("?, h", "this help"),
     ("q, Ctrl-C", "quit"),
 )
+
+
+def help_lines(tenants: bool) -> list[tuple[str, str]]:
+    """Keys and what they do. ``tenants``: whether any request names one."""
+    names = "id, tenant or model" if tenants else "id or model"
+    return [(keys, what.format(names=names)) for keys, what in HELP]
 
 
 @dataclass(frozen=True, slots=True)

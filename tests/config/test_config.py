@@ -34,7 +34,7 @@ def test_defaults_need_nothing():
     """Without file, environment or flags there is a usable object."""
     settings = load()
     assert settings == Settings()
-    assert settings.http.port == 9401
+    assert settings.http.port == 29401
     assert settings.pricing.electricity_price_per_kwh is None
 
 
@@ -147,13 +147,13 @@ def test_what_kubernetes_sets_is_left_alone(monkeypatch):
     """In every pod beside a service called joulemeter, or joulemeter-metrics."""
     for name, value in {
         "SERVICE_HOST": "10.0.0.1",
-        "SERVICE_PORT": "9401",
-        "SERVICE_PORT_HTTP": "9401",
-        "PORT": "tcp://10.0.0.1:9401",
-        "PORT_9401_TCP": "tcp://10.0.0.1:9401",
-        "PORT_9401_TCP_PROTO": "tcp",
-        "PORT_9401_TCP_PORT": "9401",
-        "PORT_9401_TCP_ADDR": "10.0.0.1",
+        "SERVICE_PORT": "29401",
+        "SERVICE_PORT_HTTP": "29401",
+        "PORT": "tcp://10.0.0.1:29401",
+        "PORT_29401_TCP": "tcp://10.0.0.1:29401",
+        "PORT_29401_TCP_PROTO": "tcp",
+        "PORT_29401_TCP_PORT": "29401",
+        "PORT_29401_TCP_ADDR": "10.0.0.1",
     }.items():
         monkeypatch.setenv(f"JOULEMETER_{name}", value)
         monkeypatch.setenv(f"JOULEMETER_METRICS_{name}", value)
@@ -272,3 +272,22 @@ def test_what_was_set_is_known(file, monkeypatch):
     settings = load(file("power: {rate_hz: 50}"), {"power.source": "cpu", "http.port": None})
     assert settings.power.model_fields_set == {"cpu_idle_w", "rate_hz", "source"}
     assert settings.http.model_fields_set == set()
+
+
+def test_names_of_the_port_are_names(monkeypatch):
+    """As a browser says them: lower case, without port; what is more is refused."""
+    monkeypatch.setenv("JOULEMETER_HTTP__ALLOWED_HOSTS", "Meter.example.com., *.svc, vllm,*")
+    assert load().http.allowed_hosts == ("meter.example.com", "*.svc", "vllm", "*")
+    for wrong in ("http://vllm", "vllm:29401", "a/b", "*x", "a.*.b", "a..b"):
+        with pytest.raises(ConfigError, match=r"http\.allowed_hosts.*without port.*421"):
+            load(flags={"http.allowed_hosts": [wrong]})
+
+
+def test_a_port_that_is_set_is_told_from_the_default(file, monkeypatch):
+    """Also where it is set to the default: what was asked for is not changed in silence."""
+    assert not load().http.port_is_set
+    assert load(flags={"http.port": 29401}).http.port_is_set
+    assert load(file("http:\n  port: 29401\n")).http.port_is_set
+    assert not load(file("http:\n  host: 0.0.0.0\n")).http.port_is_set
+    monkeypatch.setenv("JOULEMETER_HTTP__PORT", "29401")
+    assert load().http.port_is_set

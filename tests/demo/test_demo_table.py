@@ -61,7 +61,7 @@ def receipt(**changed: Any) -> dict[str, Any]:
 def frame(**changed: Any) -> Frame:
     base: dict[str, Any] = {
         "title": "a card",
-        "url": "http://127.0.0.1:9401",
+        "url": "http://127.0.0.1:29401",
         "state": "traffic",
         "elapsed_s": 12.0,
         "summary": summary(),
@@ -75,7 +75,7 @@ def test_everything_that_matters_is_on_the_screen() -> None:
     """Quality, address, power, joules and kWh and money per token, every account, the sum."""
     text = text_of(frame())
     for words in (
-        *("simulated", "http://127.0.0.1:9401", "400 W", "360 mJ", "0.100 kWh", "0.500 USD"),
+        *("simulated", "http://127.0.0.1:29401", "400 W", "360 mJ", "0.100 kWh", "0.500 USD"),
         *("2.000 kJ", "1.400 kJ", "70.0 %", "residual 2e-12 J", "settle 2.1 s behind"),
         *(name for name, _ in ACCOUNTS),
     ):
@@ -124,6 +124,15 @@ def test_what_no_receipt_knows_has_no_column() -> None:
     """No tenants, no column of dashes."""
     assert "tenant" not in text_of(frame(receipts=(receipt(tenant=None),)))
     assert "tenant" in text_of(frame())
+
+
+def test_no_name_is_markup_or_a_command_to_the_terminal() -> None:
+    """An id of a client's ended the demo, where it looked like the end of a style."""
+    hostile = "[red]a[/nothing]\x1b[2J\n"
+    row = receipt(id=hostile, tenant=hostile, reason=hostile)
+    text = text_of(frame(receipts=(row,), notes=(hostile,)), 300)
+    assert text.count("[red]a[/nothing]") == 4
+    assert text.replace("\n", "").isprintable()
 
 
 def test_notes_are_shown() -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from meter.config import load
+from meter.runtime.port import hosts_of
 from tests.grafana.promql import BOARDS, ROOT
 from tests.needs import program
 
@@ -88,7 +89,7 @@ def test_the_engine_gets_gpus_and_its_own_health_check(compose: dict[str, Any]) 
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     check = " ".join(vllm["healthcheck"]["test"])
     assert ":8000/health" in check
-    assert "9401" not in check
+    assert "29401" not in check
 
 
 def test_image_wraps_vllm() -> None:
@@ -109,6 +110,7 @@ def test_settings_are_valid_and_reach_prometheus(compose: dict[str, Any]) -> Non
     settings = load(DEPLOY / "joulemeter.yaml")
     assert settings.http.host == "0.0.0.0"
     assert _targets() == {"joulemeter": f"vllm:{settings.http.port}", "vllm": "vllm:8000"}
+    assert hosts_of(settings.http.host, settings.http.allowed_hosts).allow("vllm")
     assert (
         f"127.0.0.1:{settings.http.port}:{settings.http.port}"
         in (_services(compose)["vllm"]["ports"])
@@ -147,6 +149,11 @@ def test_grafana_finds_prometheus_and_the_boards(compose: dict[str, Any]) -> Non
         source["jsonData"]["timeInterval"]
         == (_yaml(DEPLOY / "prometheus" / "prometheus.yml")["global"]["scrape_interval"])
     )
+    (link,) = source["jsonData"]["exemplarTraceIdDestinations"]
+    assert link["url"] == "${JOULEMETER_URL}/v1/receipts/$${__value.raw}"
+    environment = _services(compose)["grafana"]["environment"]
+    port = load(DEPLOY / "joulemeter.yaml").http.port
+    assert environment["JOULEMETER_URL"] == f"${{JOULEMETER_URL:-http://localhost:{port}}}"
     (provider,) = _yaml(PROVISIONING / "dashboards" / "joulemeter.yml")["providers"]
     grafana = _services(compose)["grafana"]
     mounted = dict(_mounts(grafana))

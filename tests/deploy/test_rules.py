@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ import yaml
 
 from grafana.__main__ import RULES
 from grafana.rules import WINDOWS, rules
-from tests.grafana.promql import selectors
+from tests.grafana.promql import BOARDS, selectors
 from tests.grafana.sample import exported_labels
 from tests.needs import program
 
 HERE = Path(__file__).parent
-VLLM = {"vllm:generation_tokens_total"}
+PEERS = {
+    "vllm:generation_tokens_total",
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+    "DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL",
+    "DCGM_FI_DEV_SM_CLOCK",
+    "DCGM_FI_DEV_SM_CLOCK_HERTZ",
+}
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -46,6 +53,11 @@ def test_rules_give_known_figures() -> None:
     promtool("test", "rules", HERE / "joulemeter.rules.test.yml")
 
 
+def test_dcgm_counts_once_under_either_name() -> None:
+    """Old name alone, new alone, both side by side, neither; one that is replaced by the other."""
+    promtool("test", "rules", HERE / "joulemeter.dcgm.rules.test.yml")
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_every_window_has_every_figure(window: str) -> None:
     """Per model and for the fleet, per output and per total token, energy and cost."""
@@ -63,8 +75,8 @@ def test_every_window_has_every_figure(window: str) -> None:
 
 
 def test_rules_read_only_what_exists() -> None:
-    """Every metric is one that the meter exports, one of vLLM's, or recorded by an earlier rule."""
-    known = set(exported_labels()) | VLLM | {"joulemeter_cost_credits_total"}
+    """Every metric is the meter's, vLLM's, DCGM's, or recorded by an earlier rule."""
+    known = set(exported_labels()) | PEERS | {"joulemeter_cost_credits_total"}
     for rule in _rules():
         names = {selector.name for selector in selectors(rule["expr"])}
         assert names <= known, rule["record"]
@@ -74,3 +86,15 @@ def test_rules_read_only_what_exists() -> None:
 def test_energy_rules_hold_no_pue() -> None:
     """Energy per token is what the hardware took; the facility's share is another metric."""
     assert not any("facility" in rule["expr"] for rule in _rules())
+
+
+def test_dcgms_own_names_stand_in_one_place() -> None:
+    """Boards and alerts know what the rules record alone: the next renaming is mended there."""
+    known = re.compile(r"DCGM_FI_DEV_(?!\.)\w+")
+    assert set(known.findall(RULES.read_text(encoding="utf-8"))) == PEERS - {
+        "vllm:generation_tokens_total"
+    }
+    alerts = RULES.with_name("joulemeter.alerts.yml").read_text(encoding="utf-8")
+    assert not known.findall(alerts)
+    for board in BOARDS:
+        assert not known.findall(board.read_text(encoding="utf-8")), board.name

@@ -8,9 +8,11 @@ from meter.export.figures import (
     count,
     duration,
     energy,
+    many,
     money,
     number,
     percent,
+    printable,
     quantity,
     sum_line,
     summands,
@@ -77,11 +79,31 @@ def test_the_sum_adds_up_as_it_is_written():
     assert sum(map(float, terms)) == pytest.approx(100.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("unit", ["J", "kWh"])
+@pytest.mark.parametrize("total_j", [3e-7, 0.02, 0.9999, 1.0, 9.9996, 59.99, 99.96, 1e3, 1e6, 3e9])
+def test_a_sum_of_any_size_is_short_and_adds_up(total_j, unit):
+    """No unit in which a small sum has five digits before its point."""
+    terms_j = [total_j / 3, total_j / 7, total_j * (1 - 1 / 3 - 1 / 7)]
+    total, terms, _ = summands(total_j, terms_j, unit)
+    values = [float(term.replace(",", "")) for term in terms]
+    assert sum(values) == pytest.approx(float(total.replace(",", "")), abs=1e-9)
+    assert total_j < 1e-3 or len(total) <= 10
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    """Character by character, so that columns hold."""
+    assert printable("a\x1b[2J\n\x9bb\u202e") == "a�[2J��b�"
+    assert printable("Grüße 中文") == "Grüße 中文"
+
+
 def test_the_line_names_the_quality_and_every_account():
     """In one unit; nothing is nothing, at any quality."""
     assert sum_line(12.5, {"attributed": 8.0, "idle": 4.5}, "simulated") == (
-        "measured 12,500.0 mJ (simulated) = 8,000.0 attributed + 4,500.0 idle; residual 0.0e+00 J"
+        "measured 12.50 J (simulated) = 8.00 attributed + 4.50 idle; residual 0.0e+00 J"
     )
+    assert sum_line(60.0, {"idle": 60.0}, "estimated").startswith("measured 60.00 J (estimated)")
+    assert sum_line(0.0605, {"idle": 0.0605}, None).startswith("measured 60.50 mJ ")
+    assert sum_line(1.25, {"idle": 1.25}, None).startswith("measured 1.250 J ")
     assert sum_line(2e6, {"idle": 2e6}, None) == (
         "measured 2,000.0 kJ (quality unknown) = 2,000.0 idle; residual 0.0e+00 J"
     )
@@ -105,3 +127,12 @@ def test_a_sum_closes_to_a_microjoule_and_what_floats_round_to(measured_j):
     """After months of metering the last digits of a float are more than a microjoule."""
     assert closes(measured_j, measured_j * 1e-13)
     assert not closes(measured_j, max(2e-6, measured_j * 1e-9))
+
+
+def test_one_is_no_plural():
+    """``1 requests`` is nobody's English."""
+    assert [many(n, "request") for n in (0, 1, 2000)] == [
+        "0 requests",
+        "1 request",
+        "2,000 requests",
+    ]

@@ -9,9 +9,10 @@ import pytest
 from export_samples import NS, make_receipt
 
 from meter.export.http import create_app
-from meter.export.receipts import Priced
+from meter.export.receipts import EVICTED, GoneError, Priced
 from meter.export.site import FILES
 
+HERE = "http://127.0.0.1"
 PAGE = Path(__file__).parents[2] / "meter/export/page"
 
 
@@ -24,6 +25,7 @@ class FakeView:
         self.the_problems = ()
         self.is_alive = True
         self.busy = False
+        self.gone = set()
 
     def state(self):
         return self.the_state
@@ -31,6 +33,8 @@ class FakeView:
     def receipt(self, request):
         if self.busy:
             raise TimeoutError
+        if request in self.gone:
+            raise GoneError(EVICTED)
         return self.receipts.get(request)
 
     def recent(self, limit):
@@ -58,7 +62,9 @@ def get(view):
 
     def ask(path, method="GET", **headers):
         async def run():
-            async with httpx.AsyncClient(transport=transport, base_url="http://meter") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as client:
                 return await client.request(method, path, headers=headers)
 
         return asyncio.run(run())
@@ -100,6 +106,15 @@ def test_an_unknown_receipt_says_why_and_what_to_do(get):
     assert problem["field"] == "request_id"
     assert "'nobody/knows'" in problem["detail"]
     assert "X-Request-Id" in problem["remedy"]
+
+
+def test_a_receipt_that_is_kept_no_longer_is_gone(get, view):
+    """410 with the reason, and not 404: there was one."""
+    view.gone = {"r0"}
+    answer = get("/v1/receipts/r0")
+    assert answer.status_code == 410
+    assert EVICTED in answer.json()["detail"]
+    assert "--record" in answer.json()["remedy"]
 
 
 def test_recent_receipts(get):
@@ -223,7 +238,7 @@ def test_head_is_get_without_waiting(get, path):
     ("path", "detail", "remedy"),
     [
         ("/v1/receipts?limt=5", "limt: no such parameter", "Did you mean limit?"),
-        ("/v1/receipts?qqqq=5", "qqqq: no such parameter", "There are limit."),
+        ("/v1/receipts?qqqq=5", "qqqq: no such parameter", "Known: limit."),
         ("/v1/live?row=5", "row: no such parameter", "Did you mean rows?"),
         ("/v1/live?rows=201", "rows: '201'", "Give a whole number from 0 to 200."),
     ],
@@ -251,3 +266,17 @@ def test_a_failure_inside_is_a_problem_and_no_trace(get, view):
     answer = get("/v1/summary")
     assert answer.status_code == 500
     assert answer.json()["detail"] == "ZeroDivisionError inside the meter"
+
+
+def test_watchers_leave_room_for_others(view):
+    """So many may follow the stream, and the next is told what to do instead."""
+    app = create_app(view, watchers_max=0)
+
+    async def run():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            return await client.get("/v1/live")
+
+    answer = asyncio.run(run())
+    assert answer.status_code == 503
+    assert "/v1/summary" in answer.json()["remedy"]

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from export_samples import NS, make_on_host, make_receipt, make_snapshot
 
-from meter.export.receipts import Priced, ReceiptStore, combine, look_up, receipt_json
+from meter.export.receipts import GoneError, Priced, ReceiptStore, combine, look_up, receipt_json
 from meter.export.state import Health
 from meter.export.summary import summary_json
 from meter.model import Device, DeviceState, Engine, Quality
@@ -25,6 +25,50 @@ def test_the_oldest_receipt_makes_room():
     assert store.find("c-child").id == "c-child"
     assert len(store) == 2
     assert [receipt.id for receipt in store.recent(5)] == ["c", "b"]
+
+
+def test_a_client_that_repeats_its_id_costs_no_memory():
+    """Its later request takes the place; the earlier one's own name is gone, and says why."""
+    store = ReceiptStore(capacity=10)
+    for i in range(1000):
+        store.add(make_receipt("same", requests=(f"engine-{i}",)))
+    assert len(store) == 1
+    assert store.names <= 1 + 1 + 10
+    assert store.find("engine-999").id == "same"
+    assert store.find("engine-998") is None
+    assert "later request" in store.why_gone("engine-998")
+
+
+def test_no_name_of_an_evicted_receipt_is_left():
+    """Nor is a look-up by one an error; a name that is used anew is another's."""
+    store = ReceiptStore(capacity=3)
+    store.add(make_receipt("A", requests=("a1", "a2")))
+    store.add(make_receipt("B", requests=("a1",)))  # the engine's name again
+    for name in ("C", "D", "E"):
+        store.add(make_receipt(name))
+    assert [store.find(name) for name in ("A", "B", "a1", "a2")] == [None] * 4
+    assert all("made room" in store.why_gone(name) for name in ("A", "B", "a1", "a2")[1:])
+    store.add(make_receipt("B"))
+    assert store.find("B").id == "B"
+    assert store.why_gone("B") is None
+    assert store.why_gone("never") is None
+
+
+def test_what_is_gone_is_remembered_within_bounds():
+    """As many names as receipts are kept."""
+    store = ReceiptStore(capacity=5)
+    for i in range(100):
+        store.add(make_receipt(f"r{i}", requests=(f"e{i}", f"f{i}")))
+    assert store.names <= 5 + 2 * 5 + 5
+
+
+def test_a_receipt_that_is_gone_is_told_from_one_that_never_was(publisher):
+    """By the id of a completion's answer as well."""
+    publisher._store = ReceiptStore(capacity=1)
+    publisher.publish(make_snapshot(), [make_receipt("cmpl-x-0"), make_receipt("b")], Health())
+    with pytest.raises(GoneError, match="made room"):
+        publisher.find("cmpl-x", lambda name: None)
+    assert publisher.find("cmpl-y", lambda name: None) is None
 
 
 def test_a_receipt_is_found_by_the_engines_own_id():

@@ -6,8 +6,10 @@ Unix seconds, all energies joules since the host's first moment.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from meter.export.prometheus import StateCollector
 from meter.export.publisher import Publisher
@@ -36,7 +38,7 @@ Line = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host with one engine: ``name`` a has its meter at a:9401 and its vLLM at a:8000."""
+    """A host with one engine: ``name`` a has its meter at a:29401 and its vLLM at a:8000."""
 
     name: str
     model: str
@@ -45,7 +47,7 @@ class Host:
 
     @property
     def instance(self) -> str:
-        return f"{self.name}:9401"
+        return f"{self.name}:29401"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,13 @@ def openmetrics(history: History, tariff: Tariff, peers: bool = True) -> str:
     kinds: dict[str, str] = {}
     lines: dict[str, list[str]] = {}
     for host, moments in history:
+        past: deque[Moment] = deque()
         for moment, collector in scrapes(host, moments, tariff):
-            for family, kind, line in _lines(host, moment, collector, peers):
+            past.append(moment)
+            found = [_lines(host, moment, collector, peers)]
+            if peers:
+                found.append(_recorded(host, past))
+            for family, kind, line in chain.from_iterable(found):
                 kinds[family] = kind
                 lines.setdefault(family, []).append(line)
     body = (f"# TYPE {name} {kinds[name]}\n" + "\n".join(lines[name]) + "\n" for name in lines)
@@ -134,12 +141,52 @@ def _dcgm(host: Host, moment: Moment) -> Iterator[Line]:
     for i in range(host.gpus):
         card = f'gpu="{i}",UUID="GPU-{host.name}-{i}",modelName="H100",Hostname="{host.name}"'
         labels = f'{{job="dcgm",instance="{host.name}:9400",{card}}}'
-        clock_mhz = 1980 - max(0.0, moment.power_w / host.gpus / host.limit_w - 0.9) * 4000
-        for metric, kind, value in (
-            ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "unknown", moment.dcgm_j / host.gpus * 1000),
-            ("DCGM_FI_DEV_SM_CLOCK", "gauge", clock_mhz),
+        mhz = _clock_mhz(host, moment)
+        old, new = (
+            ("TOTAL_ENERGY_CONSUMPTION", "SM_CLOCK"),
+            ("GPU_ENERGY_JOULES_TOTAL", "SM_CLOCK_HERTZ"),
+        )
+        # A host that is up to date, and one that is not.
+        names, joule, hertz = (new, 1, 1e6) if host.name == "b" else (old, 1000, 1)
+        for name, kind, value in (
+            (names[0], "unknown", moment.dcgm_j / host.gpus * joule),
+            (names[1], "gauge", mhz * hertz),
         ):
+            metric = f"DCGM_FI_DEV_{name}"
             yield metric, kind, f"{metric}{labels} {value!r} {moment.t_s}"
+
+
+def _recorded(host: Host, past: deque[Moment]) -> Iterator[Line]:
+    """What the recording rules make of DCGM's series; promtool holds the rules to it elsewhere."""
+    now = past[-1]
+    while past[0].t_s < now.t_s - 3600:
+        past.popleft()
+    for window, seconds in (("5m", 300), ("1h", 3600)):
+        watts = _rate([one for one in past if one.t_s >= now.t_s - seconds], seconds) / host.gpus
+        yield from _by_card(host, f"gpu:dcgm_energy_joules:rate{window}", watts, now.t_s)
+    yield from _by_card(host, "gpu:dcgm_sm_clock_hertz:max", _clock_mhz(host, now) * 1e6, now.t_s)
+
+
+def _rate(inside: list[Moment], seconds: int) -> float:
+    """Of DCGM's joules, as Prometheus works it out: a window that begins before its first sample is
+    not filled up, but for half a step, and not beyond where the counter was 0."""
+    first, last = inside[0], inside[-1]
+    sampled_s, moved_j = last.t_s - first.t_s, last.dcgm_j - first.dcgm_j
+    if not moved_j:
+        return 0.0
+    step_s = sampled_s / (len(inside) - 1)
+    before_s = min(first.t_s - (last.t_s - seconds), sampled_s * first.dcgm_j / moved_j)
+    before_s = before_s if before_s < 1.1 * step_s else step_s / 2
+    return moved_j * (sampled_s + before_s) / sampled_s / seconds
+
+
+def _by_card(host: Host, name: str, value: float, t_s: float) -> Iterator[Line]:
+    for i in range(host.gpus):
+        yield name, "gauge", f'{name}{{gpu_uuid="GPU-{host.name}-{i}"}} {value!r} {t_s}'
+
+
+def _clock_mhz(host: Host, moment: Moment) -> float:
+    return 1980 - max(0.0, moment.power_w / host.gpus / host.limit_w - 0.9) * 4000
 
 
 def _collector(state: State, now_ns: int) -> StateCollector:

@@ -23,7 +23,7 @@ BOUNDS = {
     "reqps": (0.0, 1e4),
     "count:tok/s": (0.0, 1e6),
     "cps": (0.0, 1e4),
-    "suffix:MHz": (0.0, 5e3),
+    "hertz": (1e8, 5e9),
     "short": (0.0, 1e6),
     "sishort": (0.0, 1e4),
     "none": (0.0, 2.0),

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,10 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
+    def text(self, path: str) -> str:
+        """An answer as it is."""
+        return self._get(path)
+
     def _get(self, path: str) -> str:
         with urllib.request.urlopen(self._base + path, timeout=10) as response:
             text: str = response.read().decode()
@@ -88,7 +92,9 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, history: str = "", config: str = "{}") -> Iterator[Prometheus]:
+def serving(
+    directory: Path, history: str = "", config: str = "{}", flags: Sequence[str] = ()
+) -> Iterator[Prometheus]:
     """A server over ``history`` (OpenMetrics with timestamps), stopped at the end.
 
     ``config``: what else it is to do, in the text of Prometheus' own file.
@@ -106,6 +112,7 @@ def serving(directory: Path, history: str = "", config: str = "{}") -> Iterator[
         "--storage.tsdb.retention.time=100y",
         "--enable-feature=exemplar-storage",
         f"--web.listen-address=127.0.0.1:{port}",
+        *flags,
     ]
     log = directory / "prometheus.log"
     with (

@@ -28,7 +28,8 @@ from tests.grafana.promql import (
 from tests.pictures import BYTES_MAX
 
 UNITS = {
-    "watt", "joule", "kwatth", "s", "none", "short", "sishort", "percentunit", "reqps", "cps",
+    "watt", "joule", "kwatth", "s", "none", "short", "sishort", "percentunit", "hertz", "reqps",
+    "cps",
 }  # fmt: skip
 OWN_UNIT = re.compile(r"(suffix|count):\S+")
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -207,7 +208,7 @@ def test_query_follows_the_variables(target: Target) -> None:
     """
     for selector in selectors(filled(target.expr, {"$job": "J", "$instance": "I"})):
         labels = matched(selector)
-        if selector.name.startswith("DCGM_"):
+        if selector.name.startswith("gpu:dcgm_"):
             assert "* on (gpu_uuid) group_right () max by (instance, gpu, gpu_uuid)" in target.expr
             continue
         assert (labels["job"], labels["instance"]) == ("J", "I"), selector
@@ -222,8 +223,11 @@ def test_counters_are_read_as_rates(target: Target) -> None:
     allowed = {"$__rate_interval"}
     if target.instant:
         allowed |= {"$__range", "$__range:$__rate_interval"}
-    if target.panel == "Difference to DCGM":
+    # As the recording rules of DCGM's counter have them: what is compared is over the same time.
+    if target.panel in {"Difference to DCGM", "Meter against DCGM"}:
         allowed = {"1h"}
+    if target.panel == "Meter and DCGM":
+        allowed = {"5m"}
     assert windows <= allowed
     tree = nodes(filled(target.expr))
     rated = {

@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def of_peers(target: Target) -> bool:
     """Whether it asks for what only vLLM or dcgm-exporter has."""
     names = {selector.name for selector in selectors(filled(target.expr))}
-    return any(name.startswith(("vllm:", "DCGM_")) for name in names)
+    return any(name.startswith(("vllm:", "gpu:dcgm_")) for name in names)
 
 
 @each_target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -340,4 +341,88 @@ def test_the_chart_is_drawn_by_account_and_by_device(show):
     page.get_by_role("button", name="by device").click()
     expect(page.locator("#legend li")).to_have_count(4)
     page.wait_for_function(f"!({has.replace('name =>', 'name =>', 1)})('decode')")
+    meter.stop()
+
+
+class HostileMeter(Meter):
+    """Whose clients and engine chose names that mean harm; and whose card's power is no number."""
+
+    NAME = "<img src=x onerror=\"document.title='had'\"><script>document.title='had'</script>&amp;"
+
+    def _request(self, i, now_ns):
+        named = super()._request(i, now_ns)
+        return named._replace(id=self.NAME + str(i), tenant=self.NAME, model=self.NAME)
+
+    def _receipt(self, i):
+        made = super()._receipt(i)
+        names = {"model": self.NAME, "tenant": self.NAME, "reason": self.NAME, "missed": self.NAME}
+        return replace(made, id=f"{self.NAME}{i}", requests=(f"{self.NAME}{i}",), **names)
+
+    def _snapshot(self, t_ns):
+        made = super()._snapshot(t_ns)
+        device = made.devices[0]
+        named = replace(device.device, name=self.NAME, note=self.NAME, index=self.NAME)
+        device = replace(device, device=named, power_w=float("nan"), delay_s=float("inf"))
+        engine = replace(made.engines[0], id=self.NAME, model=self.NAME)
+        reasons = {self.NAME: 1.0}
+        return replace(made, devices=(device,), engines=(engine,), unattributed=reasons)
+
+
+def test_no_name_is_markup(show):
+    """In tables, in a receipt, of a card, a model, a reason: it is shown as it is written."""
+    meter = HostileMeter().serve()
+    page = show(meter)
+    expect(page.locator("#running tr").first).to_contain_text("<img src=x onerror=")
+    page.locator("#finished button").first.click()
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("</script>&amp;")
+    assert page.locator("main img[onerror], img[src=x], body script:not([src])").count() == 0
+    assert "had" not in page.title()
+    assert "NaN" not in page.locator("body").inner_text()
+    meter.stop()
+
+
+class NamelessMeter(Meter):
+    """Whose requests name no tenant, as vLLM's do not."""
+
+    def _request(self, i, now_ns):
+        return super()._request(i, now_ns)._replace(tenant=None)
+
+    def _receipt(self, i):
+        return replace(super()._receipt(i), tenant=None)
+
+
+def test_without_a_tenant_there_is_no_such_column(show, meter):
+    """Nor a line in a receipt; with one there is."""
+    page = show(meter)
+    expect(page.locator("th.tenant").first).to_be_visible()
+    nameless = NamelessMeter().serve()
+    page = show(nameless)
+    expect(page.locator("#running tr").first).to_contain_text("chatcmpl-")
+    expect(page.locator("th.tenant").first).to_be_hidden()
+    expect(page.locator("#running td.tenant").first).to_be_hidden()
+    page.locator("#finished button").first.click()
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("model")
+    expect(receipt).not_to_contain_text("tenant")
+    nameless.stop()
+
+
+class EndingMeter(Meter):
+    """Whose engine does not know how its requests ended."""
+
+    def _receipt(self, i):
+        return replace(super()._receipt(i), reason="stop_or_abort")
+
+
+def test_an_end_that_is_not_known_is_explained(show):
+    """In the row's title, and in words in the receipt."""
+    meter = EndingMeter().serve()
+    page = show(meter)
+    cell = page.locator("#finished tr").first.locator("td").nth(2)
+    expect(cell).to_have_text("stop or abort")
+    expect(cell).to_have_attribute("title", re.compile("stop string or the client"))
+    page.locator("#finished button").first.click()
+    receipt = page.get_by_role("dialog", name="Receipt")
+    expect(receipt).to_contain_text("a stop string or the client ended it")
     meter.stop()

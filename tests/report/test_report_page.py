@@ -181,6 +181,14 @@ def test_names_are_text_and_never_markup():
     assert "onerror=alert(1)>" in check(report)
 
 
+def test_without_a_tenant_the_page_speaks_of_none():
+    """No table of them, and no column of dashes: vLLM's plugin names none."""
+    report = make_report()
+    assert "tenant" in to_html(report, MADE)
+    asks = tuple(ask._replace(tenant=None) for ask in report.asks)
+    assert "tenant" not in to_html(replace(report, tenants=(), asks=asks), MADE)
+
+
 @pytest.fixture(scope="module")
 def browser():
     with launched() as browser:

@@ -66,6 +66,7 @@ class FakeSampler:
     opening: bool = False
     failure: PowerError | None = None
     left_out: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
 
     def states(self):
         return self.lanes

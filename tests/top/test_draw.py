@@ -53,7 +53,7 @@ def test_the_sum_can_be_added_up(unit, width):
     """Measured = attributed + idle + start-up + unattributed + pending, to the last digit."""
     text = " ".join(lines(heard(), View(unit=unit), Size(width, 24)))
     said = re.search(r"([\d,.]+) k?(?:J|Wh|mWh) measured = (.*?) ✓", text)
-    terms = [float(n.replace(",", "")) for n in re.findall(r"[\d,]+\.\d", said[2])]
+    terms = [float(n.replace(",", "")) for n in re.findall(r"[\d,]+\.\d+", said[2])]
     assert len(terms) == 5
     assert sum(terms) == pytest.approx(float(said[1].replace(",", "")), abs=1e-9)
 
@@ -159,3 +159,73 @@ def test_a_hole_in_time_stays_a_hole():
     series.add(rows, said["accounts"])
     batch = lines(Heard(said, 100.0, series))[6]
     assert re.search(r"█ {20,}█", batch)
+
+
+HOSTILE = "[bold]x[/nothing]\x1b[2J\x1b]0;t\x07\n\x9b31m\u202e"
+
+
+def with_names(name, tenant):
+    """A message in which others chose every name."""
+    known = heard()
+    summary, running = known.message["summary"], known.message["running"]
+    for row in running["rows"]:
+        row.update(id=name, model=name, tenant=tenant)
+    summary["engines"] = [{"engine": name, "model": name, "devices": [name]}]
+    summary["devices"][0].update(gpu_name=name, gpu=name)
+    known.message["problems"] = [name]
+    return known
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_no_name_commands_the_terminal(colours):
+    """No escape, no line end, no markup: what it is shows as text, and the frame holds."""
+    plain = lines(heard(), colours=colours)
+    shown = lines(with_names(HOSTILE, HOSTILE), size=Size(120, 24), colours=colours)
+    assert len(shown) == len(plain) == 24
+    text = "\n".join(shown)
+    allowed = re.sub(r"\x1b\[[0-9;]*m", "", text) if colours else text
+    assert allowed.replace("\n", "").isprintable()
+    assert "[bold]x[/nothing]" in text
+    typed = lines(heard(), View(typing=True, match="\x1b[2J"))
+    assert "\x1b" not in "".join(typed)
+
+
+def test_without_a_tenant_there_is_no_such_column():
+    """vLLM's plugin names none; the help does not speak of one either."""
+    wide = Size(120, 40)
+    assert "tenant" in "\n".join(lines(heard(), size=wide))
+    assert "tenant" in "\n".join(lines(heard(), View(help=True), size=wide))
+    none = with_names("r", None)
+    assert "tenant" not in "\n".join(lines(none, size=wide))
+    assert "id or model" in "\n".join(lines(none, View(help=True), size=wide))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_the_legend_names_every_account(width):
+    """As many lines as it takes; and every key stands in the last line from 60 columns on."""
+    known = heard()
+    names = ("prefill", "decode", "recompute", "idle", "startup", "unattributed", "pending")
+    for name in names:
+        known.message["summary"][f"{name}_j"] = known.message["summary"]["measured_j"] / 7
+    view = View(order="newest", match="a-long-filter", unit="cost")
+    shown = lines(known, view, Size(width, 24))
+    assert all(any(f"■ {name} 14.3%" in line for line in shown) for name in names)
+    if width >= 60:
+        assert "…" not in shown[-1].replace("a-long-fi…", "")
+        assert all(word in shown[-1] for word in ("quit", "newest", "cost", "freeze", "help"))
+
+
+@pytest.mark.parametrize("key", ["measured_j", "idle_j", "conservation_error_j", "prefill_j"])
+def test_an_unknown_figure_is_a_dash(key):
+    """What the meter could not say is null; the rest is shown, and the sum is not called good."""
+    known = heard()
+    known.message["summary"][key] = None
+    known.message["summary"]["per_token"] = [
+        row | {"kwh_per_token": None} for row in known.message["summary"]["per_token"]
+    ]
+    for row in known.message["running"]["rows"][:3]:
+        row.update(energy_j=None, prefill_j=None, age_s=None, cost=None)
+    for order in ORDERS:
+        shown = "\n".join(lines(known, View(order=order), Size(140, 40)))
+        assert "chatcmpl-" in shown
+    assert ("✓" in shown) == (key == "prefill_j")

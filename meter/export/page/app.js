@@ -3,7 +3,7 @@
 
 import { count, energy, energyParts, money, number, percent, quantity, seconds, split, summands, units } from "./format.js";
 import { WINDOW_S, Series, deviceColour, drawBatch, drawCells, drawFlow, plotLeft, stackNames, tip } from "./chart.js";
-import { Rows, facts, head } from "./requests.js";
+import { Rows, facts, head, showTenants } from "./requests.js";
 import { say, translate } from "./words.js";
 
 const at = id => document.getElementById(id);
@@ -227,6 +227,7 @@ function requests(currency) {
   at("running_note").textContent = all.total === 0 ? say("none_running") : all.matching === 0 ? say("none_match")
     : all.rows.length < all.matching ? say("shown", all.rows.length, count(all.matching)) : "";
   finished.show(last.finished, currency);
+  showTenants(document.querySelectorAll(".requests"), [...all.rows, ...last.finished].some(r => r.tenant));
   at("finished_note").textContent = last.finished.length ? "" : say("none_finished");
 }
 

@@ -56,16 +56,17 @@ export function seconds(value) {
 export function summands(total, terms) {
   const value = joules => units.wh ? joules / 3600 : joules;
   const [factor, prefix] = PREFIXES.find(([least]) =>
-    Math.abs(value(total)) >= least * (least > 1 ? 1000 : 100)) ?? PREFIXES.at(-1);
+    Math.abs(value(total)) >= least * (least > 1 ? 1000 : 1)) ?? PREFIXES[total ? 5 : 3];
   const rest = total - terms.reduce((a, b) => a + b, 0);
   const all = Math.abs(rest) < Math.max(1e-6, 1e-10 * Math.abs(total)) ? terms : [...terms, rest];
-  const tenths = all.map(joules => 10 * value(joules) / factor);
-  const floors = tenths.map(Math.floor);
-  let missing = Math.round(10 * value(total) / factor) - floors.reduce((a, b) => a + b, 0);
-  const order = tenths.map((exact, i) => [exact - floors[i], i]).sort((a, b) => b[0] - a[0]);
+  const size = Math.abs(value(total)) / factor, shown = !size || size >= 100 ? 1 : size >= 10 ? 2 : 3;
+  const fine = 10 ** shown, exact = all.map(joules => fine * value(joules) / factor);
+  const floors = exact.map(Math.floor);
+  let missing = Math.round(fine * value(total) / factor) - floors.reduce((a, b) => a + b, 0);
+  const order = exact.map((one, i) => [one - floors[i], i]).sort((a, b) => b[0] - a[0]);
   for (const [, i] of order) if (missing-- > 0) floors[i] += 1;
   const unit = prefix + (units.wh ? "Wh" : "J");
-  const write = n => `${digits[1].format(n / 10)}`;
+  const write = n => `${digits[shown].format(n / fine)}`;
   return { unit, total: write(floors.reduce((a, b) => a + b, 0)), terms: floors.slice(0, terms.length).map(write) };
 }
 

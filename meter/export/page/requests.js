@@ -21,12 +21,17 @@ export function head(table, kind) {
   table.replaceChildren(row);
 }
 
+/** Without a request that names a tenant there is no such column. */
+export function showTenants(tables, known) {
+  for (const table of tables) table.classList.toggle("no-tenants", !known);
+}
+
 /** A row that is filled again and again: its cells are made once. */
 function makeRow(kind, open) {
   const row = document.createElement("tr");
   const cells = COLUMNS[kind].map(name => {
     const td = row.appendChild(document.createElement("td"));
-    if (NARROW.has(name)) td.className = "less";
+    if (NARROW.has(name)) td.className = name === "tenant" ? "tenant less" : "less";
     return td;
   });
   const button = cells[0].appendChild(document.createElement("button"));
@@ -47,6 +52,12 @@ function makeRow(kind, open) {
   return { row, cells, prefix, name, key, label, parts };
 }
 
+/** The engine's own word, but for one that needs an explanation. */
+function ending(reason, whole = false) {
+  if (reason !== "stop_or_abort") return reason ?? "–";
+  return whole ? `${say(reason)}: ${say("stop_or_abort_why")}` : say(reason);
+}
+
 function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -61,7 +72,8 @@ function fill(made, request, most, currency) {
   set(prefix, lead);
   set(name, request.id.slice(lead.length));
   row.title = [request.tenant, request.model].filter(Boolean).join(" · ");
-  set(label, running ? say(request.progress) : request.reason ?? "–");
+  set(label, running ? say(request.progress) : ending(request.reason));
+  cells[2].title = request.reason === "stop_or_abort" ? say("stop_or_abort_why") : "";
   if (key) key.style.background = `var(--${request.progress})`;
   set(cells[1], request.tenant ?? "–");
   set(cells[3], count(request.prompt_tokens));
@@ -110,7 +122,7 @@ export function facts(receipt) {
   return [
     [say("request"), receipt.id],
     [say("model"), receipt.model ?? "–"],
-    [say("tenant"), receipt.tenant ?? "–"],
+    ...(receipt.tenant ? [[say("tenant"), receipt.tenant]] : []),
     [say("energy"), (receipt.missed ? "≥ " : "") + energy(receipt.energy_j, 5)],
     ...(receipt.missed ? [[say("missed"), say("may_miss", say(receipt.missed))]] : []),
     [say("doubt"), energy(receipt.uncertainty_j, 3) + doubt],
@@ -121,11 +133,11 @@ export function facts(receipt) {
     [say("cached"), count(receipt.cached_tokens)],
     [say("output"), count(receipt.completion_tokens)],
     [say("j_per_token"), receipt.completion_tokens ? energy(receipt.energy_j / receipt.completion_tokens) : "–"],
-    ["kWh", receipt.kwh === null ? "–" : receipt.kwh.toExponential(3)],
+    ["kWh", receipt.kwh == null ? "–" : receipt.kwh.toExponential(3)],
     [say("cost"), cost ? money(Number(cost.amount), cost.currency) : "–"],
     ...Object.entries(cost?.components ?? {}).map(([name, amount]) =>
       [`  ${name}`, money(Number(amount), cost.currency)]),
-    [say("end"), receipt.reason ?? "–"],
+    [say("end"), ending(receipt.reason, true)],
     [say("quality"), receipt.quality ? say(receipt.quality) : "–"],
     [say("boundary"), receipt.boundary],
     [say("fidelity"), receipt.fidelity],
