@@ -6,7 +6,7 @@ import threading
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.page.browser import chromium
+from tests import needs
 from tests.page.meter import Meter
 
 READ = """async url => {
@@ -38,7 +38,7 @@ def meter():
 @pytest.fixture(scope="module")
 def browser():
     """Where a name of the attacker's leads to this machine."""
-    path, rules = chromium(), "MAP evil.example 127.0.0.1"
+    path, rules = needs.browser(), "MAP evil.example 127.0.0.1"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=[f"--host-resolver-rules={rules}"]
