@@ -225,6 +225,8 @@ def replay(
         _fail(str(error))
     for bad in replayed.bad_lines:
         print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
+    if replayed.bad_unlisted:
+        print(f"{trace}: and {replayed.bad_unlisted:,} more bad lines", file=sys.stderr)
     for hole in room.not_covered(replayed):
         print(f"{trace}: {hole}", file=sys.stderr)
     figures = room.summary(replayed)

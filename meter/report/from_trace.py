@@ -248,9 +248,9 @@ def _meter(state: DeviceState) -> Meter:
 
 def _holes(replayed: Replayed) -> tuple[str, ...]:
     holes = not_covered(replayed)
-    bad = len(replayed.bad_lines)
+    bad = replayed.bad_count
     if bad:
-        holes.append(f"{bad} bad line{'s' * (bad > 1)} of the trace could not be used")
+        holes.append(f"{bad:,} bad line{'s' * (bad > 1)} of the trace could not be used")
     return tuple(holes)
 
 

@@ -31,6 +31,8 @@ from meter.trace.file import LINE_BYTES_MAX
 
 # A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
 STEP_NS_MAX = 3600 * 10**9
+# No engine computes for so many requests at once.
+ROWS_MAX = 1 << 14
 _STATES = ("up", "ready", "down")
 
 
@@ -219,7 +221,10 @@ def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
         raise LineError("work stands in a step with same: its rows belong into add")
     if line.get(name) is None and not (same or dummy):
         raise LineError("work is missing: a step lists its work, or has same with add and drop")
-    work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(fields.rows(line, name)))
+    rows = fields.rows(line, name)
+    if len(rows) > ROWS_MAX:
+        raise LineError(f"{name} has {len(rows)} rows, and {ROWS_MAX} is the most")
+    work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(rows))
     repeated = twice(work)
     if repeated is not None:
         raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")

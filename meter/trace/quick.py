@@ -23,7 +23,7 @@ from meter.trace.exact import (
     uj_of_text,
 )
 from meter.trace.fields import NUMBER_MAX, TOKENS_MAX
-from meter.trace.parse import STEP_NS_MAX, twice
+from meter.trace.parse import ROWS_MAX, STEP_NS_MAX, twice
 
 N = TypeVar("N", float, Raw)
 _Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
@@ -48,6 +48,7 @@ class _Work(Work):
     kept: _Count | None
 
 
+_AllWork = Annotated[tuple[_Work, ...], Meta(max_length=ROWS_MAX)]
 _OpenStep, _OpenReading = unfrozen(Step), unfrozen(Reading)
 _OpenOpened, _OpenClosed = unfrozen(RequestOpened), unfrozen(RequestClosed)
 _request_of = itemgetter(0)
@@ -87,9 +88,9 @@ class _Step(Struct, Generic[N], tag="step", gc=False):
     seq: _Number
     engine: str | None = None
     epoch: _Number = 0
-    work: tuple[_Work, ...] | None = None
+    work: _AllWork | None = None
     same: bool = False
-    add: tuple[_Work, ...] | None = None
+    add: _AllWork | None = None
     drop: tuple[str, ...] = ()
     kind: str | None = None
 

@@ -169,7 +169,7 @@ def test_a_line_beyond_all_measure(tmp_path: Path) -> None:
     """It is not kept, and the one after it is read."""
     trace = read(tmp_path, clock(1), "x" * (40 * 1024 * 1024), clock(1), '{"x":"' + "y" * 10**6)
     assert reasons(trace) == [
-        (3, "the line is longer than 16777216 bytes"),
+        (3, "the line is longer than 4194304 bytes"),
         (5, "not JSON: Unterminated string starting at (column 6)"),
     ]
     assert len(trace.events) == 2
