@@ -31,6 +31,8 @@ from meter.trace.file import LINE_BYTES_MAX
 
 # A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
 STEP_NS_MAX = 3600 * 10**9
+# Watts, or seconds, that a source says beside its energy.
+BESIDE_MAX = 1e9
 # No engine computes for so many requests at once.
 ROWS_MAX = 1 << 14
 _STATES = ("up", "ready", "down")
@@ -194,13 +196,21 @@ def _reading(line: fields.Line) -> Reading:
         device=fields.text(line, "device"),
         t_ns=fields.time_ns(line, "t"),
         energy_uj=None if error is not None else fields.energy_uj(line, "energy_j"),
-        power_w=fields.real(line, "power_w"),
-        latency_s=fields.real(line, "latency_s"),
-        late_s=fields.real(line, "late_s"),
+        power_w=_bounded(line, "power_w"),
+        latency_s=_bounded(line, "latency_s"),
+        late_s=_bounded(line, "late_s"),
         error=error,
         missed=fields.optional_text(line, "missed"),
         missed_uj=None if line.get("missed_j") is None else fields.energy_uj(line, "missed_j"),
     )
+
+
+def _bounded(line: fields.Line, name: str) -> float | None:
+    """Watts or seconds beside a reading."""
+    value = fields.real(line, name)
+    if value is not None and not abs(value) <= BESIDE_MAX:
+        raise LineError(f"{name} {shown(line[name])} is not within ±{BESIDE_MAX:g}")
+    return value
 
 
 def _span(line: fields.Line) -> tuple[int, int]:

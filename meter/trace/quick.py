@@ -23,7 +23,7 @@ from meter.trace.exact import (
     uj_of_text,
 )
 from meter.trace.fields import NUMBER_MAX, TOKENS_MAX
-from meter.trace.parse import ROWS_MAX, STEP_NS_MAX, twice
+from meter.trace.parse import BESIDE_MAX, ROWS_MAX, STEP_NS_MAX, twice
 
 N = TypeVar("N", float, Raw)
 _Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
@@ -48,6 +48,7 @@ class _Work(Work):
     kept: _Count | None
 
 
+_Beside = Annotated[float, Meta(ge=-BESIDE_MAX, le=BESIDE_MAX)]
 _AllWork = Annotated[tuple[_Work, ...], Meta(max_length=ROWS_MAX)]
 _OpenStep, _OpenReading = unfrozen(Step), unfrozen(Reading)
 _OpenOpened, _OpenClosed = unfrozen(RequestOpened), unfrozen(RequestClosed)
@@ -119,9 +120,9 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
     t: N
     device: str
     energy_j: N | UnsetType = UNSET
-    power_w: float | None = None
-    latency_s: float | None = None
-    late_s: float | None = None
+    power_w: _Beside | None = None
+    latency_s: _Beside | None = None
+    late_s: _Beside | None = None
     error: str | None = None
     missed: object = None
     missed_j: object = None
