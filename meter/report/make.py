@@ -84,4 +84,9 @@ def to_json(report: Report) -> str:
             for name in ("models", "tenants", "timeline", "meters", "asks")
         },
     }
-    return json.dumps({**named, "attributed_j": report.attributed_j, "cost": report.cost})
+    derived = {
+        "attributed_j": report.attributed_j,
+        "cost": report.cost,
+        "mean_power_w": report.mean_power_w,
+    }
+    return json.dumps(named | derived)
