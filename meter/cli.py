@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -219,6 +220,7 @@ def replay(
 
     rule = _choice(room.Policy, policy, "--policy")
     mode = _choice(room.CalibrationMode, calibration, "--calibration")
+    _check_outputs({"--receipts": receipts, "--summary": summary}, {"TRACE": trace})
     try:
         replayed = room.replay(trace, rule, mode)
     except TraceError as error:
@@ -236,7 +238,7 @@ def replay(
         if summary is not None:
             summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        _fail(f"cannot write {error.filename or 'it all'}: {error.strerror}")
+        _fail(f"cannot write {str(error.filename or 'it all')[:200]}: {error.strerror}")
     _print_replay(figures, as_json)
     if strict and replayed.bad_lines:
         raise typer.Exit(2)
@@ -372,6 +374,8 @@ def report(
         _fail("report: a TRACE is told as a whole: leave out --from and --to")
     if prometheus is not None and config is not None:
         _fail("report: what Prometheus has is priced already: leave out --config")
+    if not as_json:
+        _check_outputs({"--html": html}, {"TRACE": trace})
     try:
         if trace is not None:
             made = make.from_trace(trace, make.Tariff(**_settings(config, {}).pricing.model_dump()))
@@ -445,6 +449,7 @@ def selftest(
         _fail("selftest: --demo brings its own server; leave out CMD, --url and --trace")
     if pairs and not (demo or command):
         _fail("selftest: --pairs starts the server itself; give -- CMD or --demo")
+    _check_outputs({"--json": json_out, "--html": html_out}, {"--trace": trace})
     try:
         if demo:
             found = room.of_demo(seconds, pairs)
@@ -516,6 +521,38 @@ def _flags(
         "power.nvml_library": nvml_library,
         "log_level": log_level,
     }
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], others: Mapping[str, Path | None]) -> None:
+    """What is to be written can be, and over nothing else: said before the work, not after it."""
+    taken = {name: path for name, path in others.items() if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        try:
+            problem = _not_writable(path)
+            for name, other in taken.items():
+                if path.absolute() == other.absolute() or (
+                    path.is_file() and other.exists() and path.samefile(other)
+                ):
+                    problem = f"it is also {name}: name another file"
+        except (OSError, ValueError) as error:  # too long a name, or one with a NUL
+            problem = getattr(error, "strerror", None) or str(error)
+        if problem is not None:
+            _fail(f"cannot write {option} {str(path)[:200]!r}: {problem}")
+        taken[option] = path
+
+
+def _not_writable(path: Path) -> str | None:
+    """Why a file cannot be written there; ``None`` where it can."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {str(folder)[:200]}; make it, or name another file"
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        return "permission denied"
+    return None
 
 
 def _choice(kind: type[T], value: str, option: str) -> T:

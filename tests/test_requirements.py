@@ -61,7 +61,9 @@ def test_what_development_installs_is_used():
     files = [path for path in (*ROOT.iterdir(), *(ROOT / ".ci").rglob("*")) if path.is_file()]
     files += (ROOT / "tests").rglob("*.py")
     said = "".join(
-        path.read_text(encoding="utf-8") for path in files if path.name != "pyproject.toml"
+        path.read_text(encoding="utf-8", errors="ignore")
+        for path in files
+        if path.name != "pyproject.toml"
     )
     unused = {
         package(one)
