@@ -229,7 +229,7 @@ def replay(
         print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
     if replayed.bad_unlisted:
         print(f"{trace}: and {replayed.bad_unlisted:,} more bad lines", file=sys.stderr)
-    for hole in room.not_covered(replayed):
+    for hole in room.not_covered(replayed.snapshot):
         print(f"{trace}: {hole}", file=sys.stderr)
     figures = room.summary(replayed)
     try:
@@ -422,13 +422,40 @@ def selftest(
     model: Annotated[
         str | None, typer.Option(help="Of the server.", show_default="its first")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1.0, max=86400.0, help="About how long the load is played."),
+    ] = 120.0,
     pairs: Annotated[
         int,
         typer.Option(
+            min=0,
+            max=100,
             help="Measure what metering costs: start CMD so often with and without it, in turn.",
         ),
     ] = 0,
+    start_timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0, max=86400.0, metavar="SECONDS", help="How long CMD may take until it serves."
+        ),
+    ] = 1800.0,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The variable with the server's API key; it is never shown.",
+            show_default="CMD's --api-key, or VLLM_API_KEY",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates to trust, for a server with TLS.",
+            show_default="CMD's --ssl-certfile, or the system's",
+        ),
+    ] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
     ] = None,
@@ -454,11 +481,13 @@ def selftest(
         if demo:
             found = room.of_demo(seconds, pairs)
         elif command:
-            found = room.of_command(command, url, model, seconds, trace, pairs)
+            reach = room.Reach.of(command, os.environ, api_key_env, ca_file, start_timeout)
+            found = room.of_command(command, url, model, seconds, trace, pairs, reach=reach)
         elif trace is None:
             _fail("selftest: give -- CMD, --demo, --trace FILE, or --url URL with the --trace FILE")
         elif url is not None:
-            found = room.of_server(url, meter, model, seconds, trace)
+            reach = room.Reach.of((), os.environ, api_key_env, ca_file, start_timeout)
+            found = room.of_server(url, meter, model, seconds, trace, reach=reach)
         else:
             found = room.of_trace(trace)
         code = room.show(found, json_out, html_out)

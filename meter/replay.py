@@ -185,9 +185,8 @@ def _under_rule(events: Iterable[Event], receipts: Iterable[Receipt], rule: Rule
     ]
 
 
-def not_covered(replayed: Replayed) -> list[str]:
+def not_covered(s: Snapshot) -> list[str]:
     """What the accounts leave out, a sentence each."""
-    s = replayed.snapshot
     holes = []
     for state in s.devices:
         name = state.device.id

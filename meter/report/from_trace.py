@@ -255,7 +255,7 @@ def _meter(state: DeviceState) -> Meter:
 
 
 def _holes(replayed: Replayed) -> tuple[str, ...]:
-    holes = not_covered(replayed)
+    holes = not_covered(replayed.snapshot)
     bad = replayed.bad_count
     if bad:
         holes.append(f"{bad:,} bad line{'s' * (bad > 1)} of the trace could not be used")

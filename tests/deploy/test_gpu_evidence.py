@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from meter.demo import process, stage
-from meter.selftest.price import Run, Slot
+from meter.selftest.findings import SelftestError
+from meter.selftest.price import Counted, Run, Slot
 from meter.trace import read_trace
 from tests.grafana.promql import ROOT
 
@@ -175,9 +177,76 @@ def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import evidence
 
-    runs = [Run(metered, (Slot(3, (0.01, 0.02)), Slot(0, ()))) for metered in (True, False)]
+    slots = (Slot(3, (0.01, 0.02)), Slot(0, ()))
+    runs = [Run(metered, slots, Counted.ENDS) for metered in (True, False)]
     left = iter(runs)
     monkeypatch.setattr(evidence, "play_pairs", lambda *said: said[-2](next(left)))
     evidence._pairs(tmp_path, ["serve"], 4, 0.0)
     evidence._pairs(tmp_path, ["serve"], 4, 0.0)
     assert evidence._runs(tmp_path / "runs.jsonl.gz") == runs
+
+
+CARD = {"card": {"name": "H100"}, "simulated": False, "command": "serve", "versions": {"vllm": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"card": {"name": "L4"}}, "is of another card: {'name': 'H100'}, and not {'name': 'L4'}"),
+        ({"command": "serve --port 1"}, "is of another command: 'serve', and not 'serve --port 1'"),
+        ({"versions": {"vllm": "2"}}, "is of another versions"),
+        ({"simulated": True}, "is of another simulated"),
+    ],
+)
+def test_runs_of_another_card_or_command_are_not_mixed(tmp_path, monkeypatch, change, says):
+    """The file says whose its runs are; what goes on with others is refused, and the runs stay."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    played = []
+    monkeypatch.setattr(
+        evidence, "play_pairs", lambda *said: (played.append(1), said[-2](Run(True, ())))
+    )
+    monkeypatch.setattr(evidence, "host", lambda command: CARD | {"date": "today"})
+    evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    monkeypatch.setattr(evidence, "host", lambda command: CARD | change | {"date": "tomorrow"})
+    with pytest.raises(SelftestError, match="name another folder, or move it away") as raised:
+        evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    assert says in str(raised.value)
+    assert len(played) == 1
+    assert evidence._runs(tmp_path / "runs.jsonl.gz") == [Run(True, ())]
+    (tmp_path / "trace.meta.json").write_text(json.dumps(CARD | change))
+    with pytest.raises(SelftestError, match="is of another"):
+        evidence._report(tmp_path)
+
+
+def test_runs_that_do_not_say_whose_they_are_are_refused(tmp_path, monkeypatch):
+    """As an earlier version wrote them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    with gzip.open(tmp_path / "runs.jsonl.gz", "wt") as file:
+        file.write("[true, []]\n")
+    with pytest.raises(SelftestError, match="does not say of which card and command"):
+        evidence._runs(tmp_path / "runs.jsonl.gz")
+
+
+def test_a_look_at_another_card_is_not_mixed_in(tmp_path, monkeypatch):
+    """It may have been called without the command."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    (tmp_path / "trace.meta.json").write_text(json.dumps(CARD))
+    other = CARD | {"card": {"name": "L4"}, "command": ""}
+    (tmp_path / "look.json").write_text(json.dumps({"host": other}))
+    with pytest.raises(SelftestError, match=r"look\.json is of another card"):
+        evidence._report(tmp_path)
+
+
+def test_the_key_of_a_server_is_written_nowhere(monkeypatch):
+    """The command is, without it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    command = ["vllm", "serve", "m", "--api-key", "sk-secret"]
+    assert "sk-secret" not in json.dumps(evidence.host(command))
