@@ -259,7 +259,7 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
 def demo(
     seconds: Annotated[
         float | None,
-        typer.Option(min=1.0, help="Stop after so many seconds; otherwise with Ctrl-C."),
+        typer.Option(min=1.0, max=1e8, help="Stop after so many seconds; otherwise with Ctrl-C."),
     ] = None,
     vllm: Annotated[
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")

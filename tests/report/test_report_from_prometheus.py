@@ -113,8 +113,20 @@ def test_times_as_people_type_them(start, end, seconds):
     assert (until - since).total_seconds() == seconds
 
 
-@pytest.mark.parametrize(("start", "end"), [("yesterday", "now"), ("now", "now"), ("-1h", "-2x")])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("yesterday", "now"),
+        ("now", "now"),
+        ("-1h", "-2x"),
+        ("-99999999d", "now"),
+        (f"-{'9' * 5000}w", "now"),
+        ("x" * 5000, "now"),
+        ("-1h", "0001-01-01"),
+    ],
+)
 def test_other_times_are_refused(start, end):
-    """With an example."""
-    with pytest.raises(make.ReportError):
+    """With an example, in few words."""
+    with pytest.raises(make.ReportError) as raised:
         make.window(start, end)
+    assert len(str(raised.value)) < 250
