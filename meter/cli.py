@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -222,13 +223,16 @@ def replay(
 
     rule = _choice(room.Policy, policy, "--policy")
     mode = _choice(room.CalibrationMode, calibration, "--calibration")
+    _check_outputs({"--receipts": receipts, "--summary": summary}, {"TRACE": trace})
     try:
         replayed = room.replay(trace, rule, mode)
     except TraceError as error:
         _fail(str(error))
     for bad in replayed.bad_lines:
         print(f"{trace}:{bad.number}: {bad.reason}", file=sys.stderr)
-    for hole in room.not_covered(replayed):
+    if replayed.bad_unlisted:
+        print(f"{trace}: and {replayed.bad_unlisted:,} more bad lines", file=sys.stderr)
+    for hole in room.not_covered(replayed.snapshot):
         print(f"{trace}: {hole}", file=sys.stderr)
     figures = room.summary(replayed)
     try:
@@ -237,7 +241,7 @@ def replay(
         if summary is not None:
             summary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        _fail(f"cannot write {error.filename or 'it all'}: {error.strerror}")
+        _fail(f"cannot write {str(error.filename or 'it all')[:200]}: {error.strerror}")
     _print_replay(figures, as_json)
     if strict and replayed.bad_lines:
         raise typer.Exit(2)
@@ -258,7 +262,7 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
 def demo(
     seconds: Annotated[
         float | None,
-        typer.Option(min=1.0, help="Stop after so many seconds; otherwise with Ctrl-C."),
+        typer.Option(min=1.0, max=1e8, help="Stop after so many seconds; otherwise with Ctrl-C."),
     ] = None,
     vllm: Annotated[
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")
@@ -379,6 +383,8 @@ def report(
         _fail("report: a TRACE is told as a whole: leave out --from and --to")
     if prometheus is not None and config is not None:
         _fail("report: what Prometheus has is priced already: leave out --config")
+    if not as_json:
+        _check_outputs({"--html": html}, {"TRACE": trace})
     try:
         if trace is not None:
             made = make.from_trace(trace, make.Tariff(**_settings(config, {}).pricing.model_dump()))
@@ -429,13 +435,40 @@ def selftest(
     model: Annotated[
         str | None, typer.Option(help="Of the server.", show_default="its first")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1.0, max=86400.0, help="About how long the load is played."),
+    ] = 120.0,
     pairs: Annotated[
         int,
         typer.Option(
+            min=0,
+            max=100,
             help="Measure what metering costs: start CMD so often with and without it, in turn.",
         ),
     ] = 0,
+    start_timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0, max=86400.0, metavar="SECONDS", help="How long CMD may take until it serves."
+        ),
+    ] = 1800.0,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The variable with the server's API key; it is never shown.",
+            show_default="CMD's --api-key, or VLLM_API_KEY",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates to trust, for a server with TLS.",
+            show_default="CMD's --ssl-certfile, or the system's",
+        ),
+    ] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write all figures there.")
     ] = None,
@@ -456,16 +489,19 @@ def selftest(
         _fail("selftest: --demo brings its own server; leave out CMD, --url and --trace")
     if pairs and not (demo or command):
         _fail("selftest: --pairs starts the server itself; give -- CMD or --demo")
+    _check_outputs({"--json": json_out, "--html": html_out}, {"--trace": trace})
     try:
         if demo:
             found = room.of_demo(seconds, pairs)
         elif command:
-            found = room.of_command(command, url, model, seconds, trace, pairs)
+            reach = room.Reach.of(command, os.environ, api_key_env, ca_file, start_timeout)
+            found = room.of_command(command, url, model, seconds, trace, pairs, reach=reach)
         elif trace is None:
             _fail("selftest: give -- CMD, --demo, --trace FILE, or --url URL with the --trace FILE")
         elif url is not None:
+            reach = room.Reach.of((), os.environ, api_key_env, ca_file, start_timeout)
             address = meter if meter is not None else _meter_here("--meter", 2)
-            found = room.of_server(url, address, model, seconds, trace)
+            found = room.of_server(url, address, model, seconds, trace, reach=reach)
         else:
             found = room.of_trace(trace)
         code = room.show(found, json_out, html_out)
@@ -539,6 +575,38 @@ def _flags(
         "power.nvml_library": nvml_library,
         "log_level": log_level,
     }
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], others: Mapping[str, Path | None]) -> None:
+    """What is to be written can be, and over nothing else: said before the work, not after it."""
+    taken = {name: path for name, path in others.items() if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        try:
+            problem = _not_writable(path)
+            for name, other in taken.items():
+                if path.absolute() == other.absolute() or (
+                    path.is_file() and other.exists() and path.samefile(other)
+                ):
+                    problem = f"it is also {name}: name another file"
+        except (OSError, ValueError) as error:  # too long a name, or one with a NUL
+            problem = getattr(error, "strerror", None) or str(error)
+        if problem is not None:
+            _fail(f"cannot write {option} {str(path)[:200]!r}: {problem}")
+        taken[option] = path
+
+
+def _not_writable(path: Path) -> str | None:
+    """Why a file cannot be written there; ``None`` where it can."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {str(folder)[:200]}; make it, or name another file"
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        return "permission denied"
+    return None
 
 
 def _choice(kind: type[T], value: str, option: str) -> T:

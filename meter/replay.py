@@ -25,10 +25,11 @@ from meter.model import (
     Step,
     TenantKey,
 )
-from meter.trace import BadLine, Trace, TraceReader, collection_paused
+from meter.trace import BAD_LINES_MAX, BadLine, Trace, TraceReader, collection_paused
 
 Watch = Callable[[Event, Attributor], None]
 _META_LINE = 1
+_LEARNED_MAX = 4096
 #: Lines of a recorder stand out of order by no more than this, but for readings from afar.
 _NEARLY_NS = 250_000_000
 #: Where the parts of a rule's charge are booked, in their order.
@@ -55,12 +56,21 @@ class CalibrationMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay gives: receipts, the accounts at the end, and the lines it could not use."""
+    """What a replay gives: receipts, the accounts at the end, and the lines it could not use.
+
+    ``bad_unlisted``: how many such lines there are beyond ``bad_lines``.
+    """
 
     receipts: tuple[Receipt, ...]
     snapshot: Snapshot
     bad_lines: tuple[BadLine, ...] = ()
     policy: Policy = Policy.SHAPLEY
+    bad_unlisted: int = 0
+
+    @property
+    def bad_count(self) -> int:
+        """How many lines could not be used."""
+        return len(self.bad_lines) + self.bad_unlisted
 
 
 def replay(
@@ -134,7 +144,9 @@ def _replay(
         charged = charges(events, Rule(policy), source.devices, source.engines)
         receipts, snapshot = _under_rule(charged, receipts, snapshot)
     bad_lines = sorted([*source.bad_lines, *odd])
-    return Replayed(tuple(receipts), snapshot, tuple(bad_lines), policy)
+    listed, unlisted = bad_lines[:BAD_LINES_MAX], bad_lines[BAD_LINES_MAX:]
+    unlisted_count = len(unlisted) + source.bad_unlisted
+    return Replayed(tuple(receipts), snapshot, tuple(listed), policy, unlisted_count)
 
 
 def _restored(meta: Mapping[str, Any]) -> tuple[list[Learned], list[BadLine]]:
@@ -144,6 +156,9 @@ def _restored(meta: Mapping[str, Any]) -> tuple[list[Learned], list[BadLine]]:
     if not isinstance(learned, list):
         return [], [BadLine(_META_LINE, "calibration.learned must be a list")]
     restored, odd = [], []
+    if len(learned) > _LEARNED_MAX:
+        reason = f"calibration.learned has {len(learned)} entries, and {_LEARNED_MAX} is the most"
+        return [], [BadLine(_META_LINE, reason)]
     for number, facts in enumerate(learned):
         try:
             if not isinstance(facts, dict):
@@ -219,9 +234,8 @@ def _under_rule(
     )
 
 
-def not_covered(replayed: Replayed) -> list[str]:
+def not_covered(s: Snapshot) -> list[str]:
     """What the accounts leave out, a sentence each."""
-    s = replayed.snapshot
     holes = []
     for state in s.devices:
         name = state.device.id
@@ -285,7 +299,7 @@ def summary(replayed: Replayed) -> dict[str, Any]:
         "lost_steps": s.lost_steps,
         "resets": {d.device.id: d.resets for d in s.devices},
         "jumps": {d.device.id: d.jumps for d in s.devices},
-        "bad_lines": len(replayed.bad_lines),
+        "bad_lines": replayed.bad_count,
     }
 
 

@@ -29,11 +29,14 @@ from typing import Any
 from meter import __version__
 from meter.demo.card_source import CARD_VARIABLE
 from meter.selftest import run as selftest
-from meter.selftest.price import Price, Run, Slot, order, price
+from meter.selftest.access import without_key
+from meter.selftest.price import Counted, Price, Run, Slot, order, price
 from meter.selftest.promises import Promise, prices
 from meter.selftest.server import Server, url_of
 from meter.selftest.stage import play_pairs
 from meter.selftest.text import limit, value
+
+Json = dict[str, Any]
 
 STAGES = ("look", "selftest", "pairs", "plugin", "report")
 _TRACE = "trace.jsonl.zst"
@@ -107,7 +110,7 @@ def host(command: Sequence[str], uuid: str | None = None) -> dict[str, Any]:
         "simulated": CARD_VARIABLE in os.environ,
         "python": platform.python_version(),
         "versions": {"joulemeter": __version__, **versions},
-        "command": shlex.join(command),
+        "command": shlex.join(without_key(command)),
     }
 
 
@@ -151,18 +154,19 @@ def _selftest(out: Path, command: Sequence[str], seconds: float) -> None:
 
 def _pairs(out: Path, command: Sequence[str], pairs: int, until_s: float) -> None:
     """Goes on where an earlier call stopped, and stops before its time is over."""
-    kept = out / _RUNS
-    done = _runs(kept)
+    kept, whose = out / _RUNS, _whose(host(command))
+    done = _runs(kept, whose)
 
     def keep(run: Run) -> None:
         """All of them anew, whole or not at all: time may be over at any moment."""
         done.append(run)
         part = kept.with_name(kept.name + ".part")
         with gzip.open(part, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(one) + "\n" for one in done)
+            file.writelines(json.dumps(one) + "\n" for one in (whose, *done))
         part.replace(kept)
 
-    server = Server(command, url_of(command), os.environ)
+    reach = selftest.Reach.of(command, os.environ)
+    server = Server(command, url_of(command), os.environ, reach=reach)
     play_pairs(server, None, pairs, None, len(done), keep, until_s)
     print(f"{len(done)} of {len(order(pairs))} runs are there")
     for one in prices(price(done)):
@@ -189,15 +193,38 @@ def model_of(command: Sequence[str]) -> Path | None:
     return None
 
 
-def _runs(path: Path) -> list[Run]:
+def _whose(facts: Json) -> Json:
+    """What runs that are compared must have in common: card, command, versions."""
+    return {name: facts.get(name) for name in ("card", "simulated", "command", "versions")}
+
+
+def _runs(path: Path, whose: Json | None = None) -> list[Run]:
+    """The runs in a file, which says in its first line whose they are. Raises ``SelftestError``
+    where that is not ``whose``."""
     if not path.exists():
         return []
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
+        first, *lines = [json.loads(line) for line in file] or [None]
+    if not isinstance(first, dict):
+        raise selftest.SelftestError(
+            f"{path} does not say of which card and command its runs are: move it away"
+        )
+    if whose is not None:
+        _same(path, first, whose)
     return [
-        Run(metered, tuple(Slot(tokens, tuple(gaps)) for tokens, gaps in slots))
-        for metered, slots in lines
+        Run(metered, tuple(Slot(tokens, tuple(gaps)) for tokens, gaps in slots), Counted(counted))
+        for metered, slots, counted in lines
     ]
+
+
+def _same(path: Path, found: Json, whose: Json) -> None:
+    """Raises ``SelftestError`` where these are of another card, command or version."""
+    for name, ours in whose.items():
+        if found.get(name) != ours:
+            raise selftest.SelftestError(
+                f"{path} is not of the same {name}: {found.get(name)!r:.200} there, {ours!r:.200} "
+                "here; name another folder, or move it away"
+            )
 
 
 def _report(out: Path) -> None:
@@ -210,6 +237,11 @@ def _report(out: Path) -> None:
     meta = out / "trace.meta.json"
     facts = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else None
     facts = facts or parts.get("look", {}).get("host", {})
+    whose, looked, kept = _whose(facts), parts.get("look", {}).get("host"), _kept(out)
+    if looked:  # it may have been called without a command
+        _same(out / "look.json", looked, {name: whose[name] for name in ("card", "simulated")})
+    if kept:
+        _same(out / _RUNS, kept, whose)
     priced = price(_runs(out / _RUNS))
     told = table(facts, parts.get("look"), parts.get("selftest"), priced)
     plugin = out / _PLUGIN
@@ -225,6 +257,16 @@ def _report(out: Path) -> None:
             (out / f"plot-{number}.svg").write_text(plot, encoding="utf-8")
 
 
+def _kept(out: Path) -> Json | None:
+    """Whose the runs are."""
+    path = out / _RUNS
+    if not path.exists():
+        return None
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        first = json.loads(file.readline() or "null")
+    return first if isinstance(first, dict) else None
+
+
 def plots(page: str) -> list[str]:
     """Each plot of a page, with the page's colours in it."""
     style = re.findall(r"<style>.*?</style>", page, re.DOTALL)[0]
@@ -233,9 +275,6 @@ def plots(page: str) -> list[str]:
         head, rest = plot.split(">", 1)
         found.append(f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n')
     return found
-
-
-Json = dict[str, Any]
 
 
 def table(facts: Json, looked: Json | None, tested: Json | None, priced: Price | None) -> str:

@@ -184,7 +184,7 @@ class Grid:
             self._bounds = self._bounds[-_FIT_TICKS:]
             table = table[-_FIT_TICKS:]
             slot = self._best_slot(table)
-        number, before_ns = table[-1, 0], self._phase_ns
+        number, before_ns = self._bounds[-1].number, self._phase_ns
         if self.period_ns is not None:
             before_ns += number * self.period_ns
         self._adopt(slot)
@@ -221,7 +221,9 @@ class Grid:
 
     def _period_range(self, table: Array) -> tuple[float, float]:
         """What the first and the last bounds leave for the period."""
-        (first, first_lower, first_upper), (last, last_lower, last_upper) = table[0], table[-1]
+        # As Python's own numbers: the period goes into what is published and kept.
+        first, first_lower, first_upper = table[0].tolist()
+        last, last_lower, last_upper = table[-1].tolist()
         low = (last_lower - first_upper) / (last - first)
         high = (last_upper - first_lower) / (last - first)
         if self._known_ns is None:

@@ -6,7 +6,6 @@ replay that starts from a recorded calibration gives the live receipts.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ import numpy as np
 from meter.attribution.coefficients import NAMES, Coefficients
 from meter.attribution.fit import SIZE, Fit, Window
 
-#: The largest float: an integer may be beyond it.
-_MOST = sys.float_info.max
+#: No watts, joules, seconds or shares are beyond it: what is was damaged, and would spoil a fit.
+_MOST = 1e12
+_INTERVALS_MAX = 2**53
 
 
 class Learned(NamedTuple):
@@ -55,7 +55,7 @@ def from_facts(facts: Mapping[str, Any]) -> Learned:
         coefficients=(_coefficients(facts, "coefficients"),),
         covariance=_covariance(facts),
         noise=_number(facts, "noise"),
-        intervals=_of(facts, "intervals", int),
+        intervals=_intervals(facts),
         converged=_of(facts, "converged", bool),
         window=Window(
             _signed(window, "delay_s"),
@@ -81,21 +81,30 @@ def known_of(facts: Iterable[Mapping[str, Any]]) -> list[Learned]:
 def _of(facts: Mapping[str, Any], name: str, kind: type) -> Any:
     value = facts.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"calibration: {name} must be of type {kind.__name__}, not {value!r}")
+        raise ValueError(f"calibration: {name} must be of type {kind.__name__}, not {value!r:.80}")
     return value
 
 
 def _signed(facts: Mapping[str, Any], name: str) -> float:
     value = facts.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
-        raise ValueError(f"calibration: {name} must be a finite number, not {value!r}")
+        raise ValueError(
+            f"calibration: {name} must be a number within ±{_MOST:g}, not {value!r:.80}"
+        )
     return float(value)
 
 
 def _number(facts: Mapping[str, Any], name: str) -> float:
     value = _signed(facts, name)
     if value < 0:
-        raise ValueError(f"calibration: {name} must not be below zero, and is {value!r}")
+        raise ValueError(f"calibration: {name} must not be below zero, and is {value!r:.80}")
+    return value
+
+
+def _intervals(facts: Mapping[str, Any]) -> int:
+    value: int = _of(facts, "intervals", int)
+    if not 0 <= value <= _INTERVALS_MAX:
+        raise ValueError(f"calibration: intervals must be from 0 to 2^53, not {value!r:.80}")
     return value
 
 
@@ -109,6 +118,8 @@ def _covariance(facts: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64
         matrix = np.array(facts.get("covariance"), dtype=np.float64)
     except (TypeError, ValueError):
         matrix = np.zeros(0)
-    if matrix.shape != (SIZE, SIZE) or not np.isfinite(matrix).all():
-        raise ValueError(f"calibration: covariance must hold {SIZE} × {SIZE} finite numbers")
+    if matrix.shape != (SIZE, SIZE) or not (np.abs(matrix) <= _MOST**2).all():
+        raise ValueError(
+            f"calibration: covariance must hold {SIZE} × {SIZE} numbers within ±{_MOST**2:g}"
+        )
     return matrix

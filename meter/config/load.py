@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ _OTHERS = (
 _KUBERNETES = re.compile(
     r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=.*|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=.*|PORT=\w+://.*)"
 )
+_FILE_BYTES_MAX = 1 << 18
+_PROBLEMS_MAX = 20
+_SHOWN = 80
 _ALL = ": `joulemeter config show` has them all"
 
 
@@ -61,9 +65,38 @@ def load(path: Path | None = None, flags: Mapping[str, object] | None = None) ->
         layered = _layered(values)(**_nested(flags or {}))
         return Settings.model_validate(layered.model_dump(exclude_unset=True))
     except ValidationError as error:
-        raise ConfigError("\n".join(map(_explain, error.errors()))) from error
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}: give a plain value, lists by commas") from error
+        errors = error.errors(include_url=False, include_context=False)
+        raise ConfigError(_together(map(_explain, errors), len(errors))) from error
+    except (SettingsError, RecursionError) as error:
+        said = _cut(str(error))
+        raise ConfigError(f"environment: {said}: give a plain value, lists by commas") from error
+
+
+def _together(problems: Iterable[str], count: int) -> str:
+    """One a line: the first ones, and how many more there are."""
+    told = list(islice(problems, _PROBLEMS_MAX))
+    if count > len(told):
+        told.append(f"and {count - len(told)} more problems")
+    return "\n".join(told)
+
+
+def _cut(text: str, most: int = _SHOWN) -> str:
+    """As it may stand in a message: on one line, and short."""
+    text = text[: most + 1].replace("\n", " ")
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _found(value: object) -> str:
+    """A value as it was found, and short: it may be nested, or of megabytes."""
+    if isinstance(value, str):
+        return _cut(repr(value[:_SHOWN]))
+    if value and isinstance(value, dict | list | tuple | set):
+        return f"a {type(value).__name__} of {len(value)}"
+    try:
+        return _cut(repr(value))
+    except ValueError:  # of thousands of digits
+        return "a number out of all range"
 
 
 def _path_from_environment() -> Path | None:
@@ -108,7 +141,18 @@ def _nested(flags: Mapping[str, object]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands twice in a mapping is an error; YAML's own would take the last."""
+    """A key that stands twice in a mapping is an error; YAML's own would take the last.
+
+    An alias may stand for a value or a plain list: of nested ones a few lines are worth gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.check_event(yaml.AliasEvent)
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if alias and not _is_plain(node):
+            raise ConfigError(f"line {line} has an alias of nested values: write them out")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -119,30 +163,58 @@ class _Loader(yaml.SafeLoader):
             if key.value in lines:
                 first = lines[key.value]
                 where = f"line {line}" if first == line else f"lines {first} and {line}"
-                raise ConfigError(f"{key.value!r} is given twice, in {where}: keep one of the two")
+                name = _found(key.value)
+                raise ConfigError(f"{name} is given twice, in {where}: keep one of the two")
             lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+
+def _is_plain(node: yaml.Node | None) -> bool:
+    if isinstance(node, yaml.SequenceNode):
+        return node.end_mark is not None and all(  # without it, it stands for itself
+            isinstance(inner, yaml.ScalarNode) for inner in node.value
+        )
+    return isinstance(node, yaml.ScalarNode)
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The file's sections. Raises ``ConfigError``."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # safe: it makes plain values
+        with path.open("rb") as file:
+            text = file.read(_FILE_BYTES_MAX + 1)
+        if len(text) > _FILE_BYTES_MAX:
+            raise ConfigError(f"is larger than {_FILE_BYTES_MAX} bytes: is it a file of settings?")
+        values = yaml.load(text.decode("utf-8"), _Loader)  # safe: it makes plain values
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}): give the path of a YAML file"
         ) from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {_marked(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no text, no such date, too deep
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
+        raise ConfigError(f"{path}: is not YAML: {_cut(str(error))}") from error
+    except Exception as error:  # PyYAML's constructors raise what they meet, such as KeyError
+        raise ConfigError(f"{path}: is not YAML: {_cut(repr(error))}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: expected sections such as 'pricing:', found a {type(values).__name__}"
         )
-    return {str(key): value for key, value in values.items()}
+    return {_key(key): value for key, value in values.items()}
+
+
+def _marked(error: yaml.MarkedYAMLError) -> str:
+    """On one line, with its place."""
+    said = _cut(error.problem or error.context or "it cannot be read")
+    mark = error.problem_mark or error.context_mark
+    return f"{said}, line {mark.line + 1}, column {mark.column + 1}" if mark else said
+
+
+def _key(key: object) -> str:
+    return key if isinstance(key, str) else _found(key)
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:
@@ -153,15 +225,19 @@ def _check_environment(environ: Mapping[str, str]) -> None:
     keys = [key for key, _ in known_keys()]
     variables = [*map(variable, keys), *_OTHERS]
     known = {*variables, *(variable(key.split(".")[0]) for key in keys)}
-    unknown = (
-        f"{name}: unknown variable{_suggest_variable(name, variables)}"
+    unknown = [
+        name
         for name, value in sorted(environ.items())
         if name.startswith(PREFIX)
         and name.upper() not in known
         and not _KUBERNETES.fullmatch(f"{name.removeprefix(PREFIX)}={value}")
-    )
-    if problems := "\n".join(unknown):
-        raise ConfigError(problems)
+    ]
+    if unknown:
+        said = (
+            f"{_cut(name)}: unknown variable{_suggest_variable(name[:_SHOWN], variables)}"
+            for name in unknown
+        )
+        raise ConfigError(_together(said, len(unknown)))
 
 
 def _suggest_variable(name: str, variables: list[str]) -> str:
@@ -201,15 +277,18 @@ def _ratio(a: str, b: str) -> float:
 
 def _explain(error: ErrorDetails) -> str:
     """One problem in one line: the field, what is wrong with it, and what it takes."""
-    dotted = ".".join(str(part) for part in error["loc"])
+    dotted = ".".join(_cut(str(part)) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{dotted}: unknown setting{_suggest(dotted)}"
     key = next((key for key, _ in known_keys() if dotted.startswith(key)), dotted)
     takes = dict(known_keys()).get(key)
     if takes is None:
-        return f"{key}: expected a section of keys, found {error['input']!r}{_suggest(dotted)}"
-    problem = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {problem}, found {error['input']!r}. {takes} Set {key} or {variable(key)}."
+        return (
+            f"{key}: expected a section of keys, found {_found(error['input'])}{_suggest(dotted)}"
+        )
+    problem = _cut(error["msg"].removeprefix("Value error, "), 160)
+    found = _found(error["input"])
+    return f"{key}: {problem}, found {found}. {takes} Set {key} or {variable(key)}."
 
 
 def variable(key: str) -> str:

@@ -23,21 +23,89 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
+from meter.pricing.tariff import PRICE_MAX, PUE_MAX
+
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+
+#: No host's CPUs draw more.
+CPU_W_MAX = 100_000.0
+#: A host has fewer devices, and no name or path of any system is longer.
+_NAMES_MAX = 256
+_NAME_CHARS_MAX = 256
+_PATH_CHARS_MAX = 4096
+#: Digits of a price or a ratio: nobody's has more.
+_DIGITS_MAX = 30
 
 
 def _listed(value: object) -> object:
     """``a,b`` as it comes from the environment or a flag; a list as it comes from YAML."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, list):
-        return tuple(str(part) for part in value)
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not isinstance(value, list | tuple):
+        return value
+    names = tuple(str(part) if _is_whole(part) else part for part in value)
+    if len(names) > _NAMES_MAX:
+        raise ValueError(f"expected at most {_NAMES_MAX} names")
+    if any(not isinstance(name, str) or len(name) > _NAME_CHARS_MAX for name in names):
+        raise ValueError(f"expected names of at most {_NAME_CHARS_MAX} characters, or numbers")
+    return names
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> object:
+    """``yes`` is a YAML boolean: it is no 1."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
     return value
 
 
 def _text_to_decimal(value: object) -> object:
     """A YAML float as its shortest text, so that 0.3 is three tenths and not 0.299999…"""
-    return str(value) if isinstance(value, float) else value
+    return str(value) if isinstance(_number(value), float) else value
+
+
+def _path(value: object) -> object:
+    """What may be a path: a text that a system takes for one."""
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text.strip():
+        raise ValueError("expected a path, and it is empty")
+    if len(text) > _PATH_CHARS_MAX or "\0" in text:
+        raise ValueError(f"expected a path of at most {_PATH_CHARS_MAX} characters without NUL")
+    return value
+
+
+def _file(value: Path) -> Path:
+    if _is_folder(value):
+        raise ValueError("expected a file, and it is a folder")
+    return value
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _folder(value: Path) -> Path:
+    try:
+        other = value.exists() and not value.is_dir()
+    except OSError:
+        other = False
+    if other:
+        raise ValueError("expected a folder, and it is a file")
+    return value
+
+
+def _host(value: str) -> str:
+    if len(value) > _NAME_CHARS_MAX or not value.isprintable() or " " in value:
+        raise ValueError("expected a host's name or address")
+    return value
 
 
 def _currency(value: str) -> str:
@@ -60,7 +128,15 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 HostNames = Annotated[
     tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)
 ]
-Money = Annotated[Decimal, BeforeValidator(_text_to_decimal), Field(allow_inf_nan=False)]
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_text_to_decimal),
+    Field(allow_inf_nan=False, max_digits=_DIGITS_MAX),
+]
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Place = Annotated[Path, BeforeValidator(_path)]
+File = Annotated[Place, AfterValidator(_file)]
+Folder = Annotated[Place, AfterValidator(_folder)]
 
 
 class Section(BaseModel):
@@ -84,7 +160,7 @@ class PowerSettings(Section):
         "estimate); auto: nvml where there are GPUs, else cpu; simulated: the demo's card, without "
         "NVML.",
     )
-    nvml_library: Path | None = Field(
+    nvml_library: File | None = Field(
         default=None,
         description="Path of libnvidia-ml.so.1, where it is not the system's.",
     )
@@ -92,28 +168,30 @@ class PowerSettings(Section):
         default=(),
         description="GPUs to meter, by index or UUID; default: those of the engine.",
     )
-    rate_hz: float = Field(
+    rate_hz: Real = Field(
         default=50.0,
         ge=1.0,
         le=200.0,
         description="Readings per second and device (20 to 50 suit NVML).",
     )
-    cpu_idle_w: float = Field(
+    cpu_idle_w: Real = Field(
         default=20.0,
         ge=0.0,
+        le=CPU_W_MAX,
         description="Power (W) of the idle CPU, for the estimate where RAPL cannot be read.",
     )
-    cpu_max_w: float = Field(
+    cpu_max_w: Real = Field(
         default=100.0,
         gt=0.0,
+        le=CPU_W_MAX,
         description="Power (W) of the fully busy CPU, for the estimate where RAPL cannot be read.",
     )
 
-    powercap: Path = Field(
+    powercap: Folder = Field(
         default=Path("/sys/class/powercap"),
         description="Where the kernel's powercap tree (RAPL) is.",
     )
-    lock_directory: Path | None = Field(
+    lock_directory: Folder | None = Field(
         default=None,
         description="Where the devices' locks are, by which one meter alone owns each, every "
         "user's in a folder of its own; all meters of a host must share it. Default: /dev/shm, for "
@@ -145,7 +223,7 @@ class CalibrationSettings(Section):
         default=True,
         description="Keep what was learned of each device, so that the next run begins with it.",
     )
-    directory: Path | None = Field(
+    directory: Folder | None = Field(
         default=None,
         description="Where it is kept; default: $STATE_DIRECTORY (systemd's), else "
         "$XDG_STATE_HOME/joulemeter, else ~/.local/state/joulemeter.",
@@ -158,15 +236,15 @@ class PricingSettings(Section):
     currency: Annotated[str, AfterValidator(_currency)] = Field(
         default="USD", description="Currency of all prices here, ISO 4217."
     )
-    electricity_price_per_kwh: Money | None = Field(
+    electricity_price_per_kwh: Annotated[Money, Field(ge=-PRICE_MAX, le=PRICE_MAX)] | None = Field(
         default=None, description="Price of a kilowatt-hour; may be negative."
     )
-    pue: Annotated[Money, Field(ge=1)] | None = Field(
+    pue: Annotated[Money, Field(ge=1, le=PUE_MAX)] | None = Field(
         default=None,
         description="Power usage effectiveness, facility energy / IT energy, 1 or more; without it "
         "electricity costs are a lower bound.",
     )
-    hardware_price_per_hour: Annotated[Money, Field(ge=0)] | None = Field(
+    hardware_price_per_hour: Annotated[Money, Field(ge=0, le=PRICE_MAX)] | None = Field(
         default=None, description="Price of an hour of all metered hardware together."
     )
 
@@ -174,8 +252,10 @@ class PricingSettings(Section):
 class HttpSettings(Section):
     """Where metrics, receipts and the page are served."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on."
+    )
+    port: Annotated[int, BeforeValidator(_number)] = Field(
         default=29401,
         ge=0,
         le=65535,
@@ -207,7 +287,7 @@ class Settings(Section):
     )
     pricing: PricingSettings = Field(default_factory=PricingSettings, description="Flat prices.")
     http: HttpSettings = Field(default_factory=HttpSettings, description="The meter's own port.")
-    record: Path | None = Field(
+    record: File | None = Field(
         default=None,
         description="Write a trace of all events to this file (.gz and .zst compress).",
     )

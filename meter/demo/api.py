@@ -36,6 +36,7 @@ class RefusedError(Exception):
 
 class _StreamOptions(BaseModel):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class _Common(BaseModel):
@@ -96,7 +97,8 @@ class _Completion(_Common):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a valid body asks for. ``prompts``: tokens of each, none of them empty."""
+    """What a valid body asks for. ``prompts``: tokens of each, none of them empty;
+    ``include_usage``: at a stream's end, and with ``usage_each`` in each event of it."""
 
     chat: bool
     prompts: tuple[tuple[int, ...], ...]
@@ -105,6 +107,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
+    usage_each: bool = False
     ignore_eos: bool = False
     seed: int | None = None
     tenant: str | None = None
@@ -167,6 +170,7 @@ def _ask(
 ) -> Ask:
     if body.model not in {None, MODEL}:
         raise RefusedError(f"the model {body.model!r} does not exist", HTTPStatus.NOT_FOUND)
+    options = body.stream_options or _StreamOptions()
     return Ask(
         chat=chat,
         prompts=prompts,
@@ -174,7 +178,8 @@ def _ask(
         n=body.n,
         stop=tuple(body.stops),
         stream=body.stream,
-        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        include_usage=options.include_usage,
+        usage_each=options.include_usage and options.continuous_usage_stats,
         ignore_eos=body.ignore_eos,
         seed=body.seed,
         tenant=body.user,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,11 @@ class Reply:
 
 @contextlib.asynccontextmanager
 async def post(
-    base_url: str, path: str, body: object, headers: Mapping[str, str]
+    base_url: str,
+    path: str,
+    body: object,
+    headers: Mapping[str, str],
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Reply]:
     """Send JSON; leaving the block early hangs up. Raises ``ClientError``."""
     data = json.dumps(body).encode()
@@ -73,7 +78,7 @@ async def post(
     head = "".join(f"{name}: {value}\r\n" for name, value in all_headers.items())
     try:
         reader, writer = await asyncio.open_connection(
-            parts.hostname, parts.port or 80, limit=_LINE_BYTES
+            parts.hostname, parts.port or (443 if tls else 80), limit=_LINE_BYTES, ssl=tls
         )
     except OSError as error:
         raise ClientError(f"cannot reach {base_url}: {error}") from error

@@ -218,7 +218,8 @@ class Server:
                     text = choice.news()
                     if text or reason:
                         said = chunk_choice(answer.ask, choice.index, text, reason, first)
-                        yield _event({**head, "choices": [said]})
+                        so_far = {"usage": answer.usage.body()} if answer.ask.usage_each else {}
+                        yield _event({**head, "choices": [said], **so_far})
                     if reason:
                         open_choices.remove(choice)
             if answer.ask.include_usage:

@@ -7,6 +7,9 @@ from decimal import Decimal
 
 JOULES_PER_KWH = Decimal(3_600_000)
 NS_PER_HOUR = Decimal(3_600_000_000_000)
+#: Beyond these a price was mistyped, in whatever currency; and no facility draws ten times its IT.
+PRICE_MAX = Decimal(1_000_000_000)
+PUE_MAX = Decimal(10)
 
 
 class TariffError(ValueError):
@@ -28,12 +31,22 @@ class Tariff:
     hardware_price_per_hour: Decimal | None = None
 
     def __post_init__(self) -> None:
-        _finite("electricity_price_per_kwh", self.electricity_price_per_kwh)
-        _at_least("pue", self.pue, Decimal(1), "a facility cannot draw less than its servers")
-        _at_least(
+        _within(
+            "electricity_price_per_kwh",
+            self.electricity_price_per_kwh,
+            (-PRICE_MAX, PRICE_MAX),
+            "is it the price of one kilowatt-hour?",
+        )
+        _within(
+            "pue",
+            self.pue,
+            (Decimal(1), PUE_MAX),
+            "a facility cannot draw less than its servers, and none draws so much more",
+        )
+        _within(
             "hardware_price_per_hour",
             self.hardware_price_per_hour,
-            Decimal(0),
+            (Decimal(0), PRICE_MAX),
             "hardware that pays its owner is not a price: leave it out",
         )
 
@@ -62,12 +75,11 @@ def kwh(energy_j: float) -> Decimal:
     return Decimal(energy_j) / JOULES_PER_KWH
 
 
-def _finite(name: str, value: Decimal | None) -> None:
-    if value is not None and not value.is_finite():
+def _within(name: str, value: Decimal | None, bounds: tuple[Decimal, Decimal], remedy: str) -> None:
+    if value is None:
+        return
+    least, most = bounds
+    if not value.is_finite():
         raise TariffError(f"{name} is {value}: give a finite number, or leave it out")
-
-
-def _at_least(name: str, value: Decimal | None, least: Decimal, remedy: str) -> None:
-    _finite(name, value)
-    if value is not None and value < least:
-        raise TariffError(f"{name} is {value}, expected at least {least}: {remedy}")
+    if not least <= value <= most:
+        raise TariffError(f"{name} is {value:.6g}, expected from {least} to {most}: {remedy}")

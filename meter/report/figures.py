@@ -70,10 +70,11 @@ class Meter(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Report:
     """``start_utc_s``: ``None`` where the clock of the time is not known. ``measured_j`` is the sum
-    of ``accounts_j`` and ``pending_j``, but for ``residual_j``. ``asks`` are the receipts, where
-    the source has them. ``others_cost``: by account, what no request pays. ``prices``: what was
-    assumed; ``holes``: what the figures leave out; ``notes``:
-    what a reader must know of them."""
+    of ``accounts_j`` and ``pending_j``, but for ``residual_j``. ``metered_s``: for how much of
+    ``seconds`` a meter was there; ``None`` where that is not known. ``asks`` are the receipts,
+    where the source has them. ``others_cost``: by account, what no request pays. ``prices``: what
+    was assumed; ``holes``: what the figures leave out; ``notes``: what a reader must know of
+    them."""
 
     source: str
     start_utc_s: float | None
@@ -96,10 +97,16 @@ class Report:
     fidelity: str | None = None
     holes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
+    metered_s: float | None = None
 
     @property
     def attributed_j(self) -> float:
         return sum(self.accounts_j.get(name, 0.0) for name in REQUESTS)
+
+    @property
+    def mean_power_w(self) -> float | None:
+        """Over the time that was metered; ``None`` where there was none, or it is not known."""
+        return self.measured_j / self.metered_s if self.metered_s else None
 
     @property
     def cost(self) -> float | None:

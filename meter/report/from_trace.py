@@ -40,7 +40,7 @@ class _Point(NamedTuple):
 class _Watcher:
     """Looks at the core a few times a second of the trace's time, as the live writer does.
 
-    Notes when the trace starts and ends, and its first anchor in UTC.
+    Notes when the trace starts and ends, its last reading, and its first anchor in UTC.
     """
 
     def __init__(self, tariff: Tariff) -> None:
@@ -48,7 +48,7 @@ class _Watcher:
         self._publisher: Publisher | None = None
         self.points: list[_Point] = []
         self.clock: Clock | None = None
-        self.start_ns = self.end_ns = 0
+        self.start_ns = self.end_ns = self.read_ns = 0
         self._due_ns = 0
         self._drawn = Drawn()
 
@@ -68,6 +68,8 @@ class _Watcher:
         elif isinstance(event, Reading) and not self.points:
             # From the first reading on energy is counted.
             self.points.append(_Point(t_ns, (0.0,) * len(ORDER), 0, 0))
+        if isinstance(event, Reading):
+            self.read_ns = max(self.read_ns, t_ns)
         if t_ns >= self._due_ns:
             self._due_ns = t_ns + _LOOK_NS
             self.publish(core.snapshot())
@@ -85,6 +87,11 @@ class _Watcher:
         if end is not None and self.points:
             t_ns, accounts_j = end
             self.points.append(self.points[-1]._replace(t_ns=t_ns, accounts_j=accounts_j))
+
+    @property
+    def metered_s(self) -> float:
+        """From the first reading to the last."""
+        return max(0, self.read_ns - self.points[0].t_ns) / NS if self.points else 0.0
 
     def utc_s(self, wall_utc_ns: object) -> float | None:
         """When the trace starts: by its first anchor, else as its first line says."""
@@ -107,6 +114,7 @@ def from_trace(path: Path, tariff: Tariff) -> Report:
         source=path.name,
         start_utc_s=watcher.utc_s(_wall_utc_ns(path)),
         seconds=(watcher.end_ns - watcher.start_ns) / NS,
+        metered_s=watcher.metered_s,
         quality=str(quality) if quality else None,
         measured_j=snapshot.measured_j,
         accounts_j=_accounts(snapshot),
@@ -256,10 +264,10 @@ def _meter(state: DeviceState) -> Meter:
 
 
 def _holes(replayed: Replayed) -> tuple[str, ...]:
-    holes = not_covered(replayed)
-    bad = len(replayed.bad_lines)
+    holes = not_covered(replayed.snapshot)
+    bad = replayed.bad_count
     if bad:
-        holes.append(f"{bad} bad line{'s' * (bad > 1)} of the trace could not be used")
+        holes.append(f"{bad:,} bad line{'s' * (bad > 1)} of the trace could not be used")
     return tuple(holes)
 
 

@@ -85,7 +85,7 @@ def _figures(report: Report) -> str:
     tiles = (
         (quantity(report.measured_j / 3600, "Wh"), "energy measured", energy(report.measured_j)),
         (money(report.cost, report.currency), "cost", "" if report.cost else "no price is given"),
-        (count(done), "requests", f"{duration(report.seconds)} of metering"),
+        (count(done), "requests", f"{duration(report.metered_s)} of metering"),
         (count(output), "output tokens", f"{count(report.total('input_tokens'))} computed input"),
         (
             quantity(per_token_j, "J", 3),
@@ -95,7 +95,7 @@ def _figures(report: Report) -> str:
         (
             f"{number(per_token_j / J_PER_KWH * 1e6 if per_token_j else None, 3)} kWh",
             "per million output tokens",
-            f"{quantity(report.measured_j / report.seconds, 'W', 3)} on average",
+            f"{quantity(report.mean_power_w, 'W', 3)} on average",
         ),
     )
     cells = "".join(

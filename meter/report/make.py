@@ -48,7 +48,7 @@ def window(start: str, end: str, now: datetime | None = None) -> tuple[datetime,
     until = _time(end, now or datetime.now(UTC))
     since = _time(start, until)
     if since >= until:
-        raise ReportError(f"--from {start} is not before --to {end}")
+        raise ReportError(f"--from {start:.80} is not before --to {end:.80}")
     return since, until
 
 
@@ -57,12 +57,15 @@ def _time(text: str, base: datetime) -> datetime:
         return base
     ago = _AGO.fullmatch(text)
     if ago:
-        return base - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        try:
+            return base - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        except OverflowError:
+            raise ReportError(f"{text!r:.80} is before all time: give one as -24h") from None
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
         raise ReportError(
-            f"{text!r} is no time: give one as 2026-11-25T08:00Z, or -24h, or now"
+            f"{text!r:.80} is no time: give one as 2026-11-25T08:00Z, or -24h, or now"
         ) from None
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
@@ -84,4 +87,9 @@ def to_json(report: Report) -> str:
             for name in ("models", "tenants", "timeline", "meters", "asks")
         },
     }
-    return json.dumps({**named, "attributed_j": report.attributed_j, "cost": report.cost})
+    derived = {
+        "attributed_j": report.attributed_j,
+        "cost": report.cost,
+        "mean_power_w": report.mean_power_w,
+    }
+    return json.dumps(named | derived)

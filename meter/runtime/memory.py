@@ -6,11 +6,14 @@ with what another card of its kind learned on the same terms, believed half as m
 counts as not converged: until the core has seen some work itself, nothing is bounded by it, or a
 calibration that is too low would make all that is above it a stranger's, and never be put right.
 
-Nothing here may stop the metering: what cannot be read or written is said once, and done without.
+Nothing here may stop the metering: what cannot be read or written is said once, and done without. A
+damaged file is set aside (``.refused`` is added to its name). What could not be read back is not
+written: no number that is not finite, and none of a library's own kinds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -21,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 import structlog
 
 from meter.attribution import Fit, Learned, from_facts, to_facts
@@ -29,6 +33,8 @@ from meter.model import Device, Engine, Quality, Snapshot
 VERSION = 1
 _BYTES_MAX = 1 << 20
 _ENTRIES_MAX = 16
+_REASON_CHARS = 300
+_REFUSED = ".refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,10 @@ class Entry:
 class _File:
     version: int
     entries: list[Entry]
+
+
+class _OtherVersionError(ValueError):
+    """A file of another meter's: it is not used, and not damaged."""
 
 
 def state_directory(set_: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -163,11 +173,21 @@ class Memory:
                 return []
             with path.open("rb") as file:
                 return _parsed(file.read(_BYTES_MAX + 1))
-        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            if str(path) not in self._said:
-                self._said.add(str(path))
-                self._log.warning("calibration_unreadable", file=str(path), reason=str(error))
-            return []
+        except (OSError, _OtherVersionError) as error:
+            self._refuse(path, error)
+        except (ValueError, ArithmeticError, RecursionError, msgspec.MsgspecError) as error:
+            self._refuse(path, error, set_aside=True)
+        return []
+
+    def _refuse(self, path: Path, error: Exception, set_aside: bool = False) -> None:
+        """Say once that a file is not used; ``set_aside``: and take it out of the way."""
+        if str(path) not in self._said:
+            self._said.add(str(path))
+            reason = str(error)[:_REASON_CHARS]
+            self._log.warning("calibration_unreadable", file=str(path), reason=reason)
+        if set_aside:
+            with contextlib.suppress(OSError):  # it is overwritten where it is, or stays
+                path.replace(path.with_name(path.name + _REFUSED))
 
     # --- writing
 
@@ -177,10 +197,18 @@ class Memory:
         layout = owner.layout._asdict() if owner is not None and owner.layout is not None else None
         utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now_s()))
         terms = Terms.of(device)
-        fresh = [
-            Entry(device.id, known.model, layout, terms, utc, to_facts(known)) for known in learned
-        ]
-        replaced = {known.model for known in learned}
+        fresh = []
+        for known in learned:
+            entry = Entry(device.id, known.model, layout, terms, utc, to_facts(known))
+            try:
+                _parsed(_encoded([entry]))
+            except (ValueError, msgspec.MsgspecError) as error:
+                self._say("calibration_not_kept", error)
+            else:
+                fresh.append(entry)
+        if not fresh:
+            return
+        replaced = {entry.model for entry in fresh}
         old = [
             entry
             for entry in self._read(path)
@@ -188,8 +216,8 @@ class Memory:
             and (entry.model not in replaced or entry.layout != layout)
         ]
         old.sort(key=lambda entry: entry.utc, reverse=True)
-        file = _File(VERSION, (fresh + old)[:_ENTRIES_MAX])
-        _write(path, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+        data = _encoded((fresh + old)[:_ENTRIES_MAX])
+        _write(path, msgspec.json.format(data, indent=1) + b"\n")
         self._known |= {(known.device, known.model): known.fit for known in learned}
 
     def _say(self, event: str, error: Exception) -> None:
@@ -210,13 +238,27 @@ def _seed(fit: Fit) -> Fit:
     return replace(fit, covariance=2 * fit.covariance, window=window)
 
 
+def _encoded(entries: list[Entry]) -> bytes:
+    """As JSON. Raises ``TypeError`` for what it has no form for."""
+    return msgspec.json.encode(_File(VERSION, entries), enc_hook=_number_of)
+
+
+def _number_of(value: object) -> float | int:
+    """A library's own kind of number as Python's."""
+    if isinstance(value, np.floating | float):
+        return float(value)
+    if isinstance(value, np.integer | int):
+        return int(value)
+    raise TypeError(f"{type(value).__name__} has no form in a kept calibration")
+
+
 def _parsed(data: bytes) -> list[Entry]:
     """Raises ``ValueError`` or ``MsgspecError``."""
     if len(data) > _BYTES_MAX:
         raise ValueError(f"it is larger than {_BYTES_MAX} bytes")
     file = msgspec.json.decode(data, type=_File)
     if file.version != VERSION:
-        raise ValueError(f"its version {file.version} is not {VERSION}")
+        raise _OtherVersionError(f"its version {file.version} is not {VERSION}")
     for entry in file.entries:
         entry.fit()
     return file.entries

@@ -149,5 +149,5 @@ def _power_ratio(readings: Sequence[Reading], intervals: Intervals) -> float | N
                 continue
             counted_j += float(intervals.energy_j[run[1:]].sum())
             mean_w = float(power_w[inside].mean())
-            power_j += mean_w * (high_ns - low_ns) / 1e9
+            power_j += mean_w * float(high_ns - low_ns) / 1e9
     return counted_j / power_j if power_j > 0 else None

@@ -9,6 +9,7 @@ import numpy as np
 
 from meter.export.state import coefficients_by_model
 from meter.model import Device, Engine, Event, Reading, Receipt, Step
+from meter.replay import not_covered
 from meter.selftest.bound import Decode, Prefill, decode, prefill, published
 from meter.selftest.counter import Counter, examine
 from meter.selftest.foresight import Alone, Company, Foreseen, Sweep, alone, foreseen, sweep
@@ -44,7 +45,8 @@ class DeviceFindings:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``devices``: those on which work ran. ``receipts_residual_j``: what requests were charged
+    """``devices``: those on which work ran. ``holes``: what the figures leave out, a sentence each:
+    bad lines, resets, jumps, lost steps. ``receipts_residual_j``: what requests were charged
     less what the accounts hold of them. ``meter_cpu_share``: of one core, while the load was
     played. The last three are ``None`` where they were not measured."""
 
@@ -61,6 +63,7 @@ class Findings:
     lost_steps: int
     devices: tuple[DeviceFindings, ...]
     repeats: Repeats | None
+    holes: tuple[str, ...] = ()
     zeus: Beside | None = None
     price: Price | None = None
     meter_cpu_share: float | None = None
@@ -107,8 +110,21 @@ def find(trace: Trace, source: str, zeus: Window | None = None) -> Findings:
             if looked.intervals[state.device.id].busy.any()
         ),
         repeats=repeats(looked.receipts, presences),
+        holes=(*_bad_lines(trace), *not_covered(snapshot)),
         zeus=compare(zeus, trace.events, len(snapshot.devices)),
     )
+
+
+def _bad_lines(trace: Trace) -> list[str]:
+    """How many there are, and the first of them."""
+    if not trace.bad_lines:
+        return []
+    number, reason = trace.bad_lines[0]
+    count = len(trace.bad_lines) + trace.bad_unlisted
+    many = (
+        f"{count:,} bad lines were not used, the first" if count > 1 else "a bad line was not used"
+    )
+    return [f"{many}: line {number}: {reason}"]
 
 
 def _until(events: Sequence[Event], t_ns: int) -> list[Event]:

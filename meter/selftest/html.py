@@ -42,7 +42,8 @@ def to_html(found: Findings, kept: tuple[Promise, ...], made: datetime | None = 
         f" on {escape(cards)}<br>"
         f'<span class="soft">{found.requests:,} requests in {duration(found.seconds)}</span> '
         f'<span class="tag {escape(quality)}">{escape(quality)}</span></p></header>'
-        f"<h2>Promises: {closing(kept)}</h2>{_promises(kept)}"
+        + "".join(f'<p class="soft">Not covered: {escape(hole)}.</p>' for hole in found.holes)
+        + f"<h2>Promises: {closing(kept)}</h2>{_promises(kept)}"
         + "".join(_device(device) for device in found.devices)
         + f"<footer><p>From {escape(found.source)}; made {when} by joulemeter {__version__}.</p>"
         "</footer>"

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from meter.demo.client import ClientError, post
+from meter.demo.client import ClientError
+from meter.selftest.access import Access
 
 _WORDS = "the energy of each answer is read from the card while many others are served beside it"
 _IDLE_S = 2.0
@@ -64,8 +65,8 @@ class Size:
 class Load:
     """Rounds against one server."""
 
-    def __init__(self, base_url: str, model: str, size: Size, seed: int = 0) -> None:
-        self._base_url = base_url
+    def __init__(self, server: Access, model: str, size: Size, seed: int = 0) -> None:
+        self._server = server
         self._model = model
         self._size = size
         self._company = size.company
@@ -144,12 +145,12 @@ class Load:
         wanted = max(1, round(words * self._size.words))
         ask = body(self._model, next(self._numbers), wanted, tokens)
         try:
-            async with post(self._base_url, "/v1/completions", ask, {}) as reply:
+            async with self._server.post("/v1/completions", ask) as reply:
                 answer = await reply.json()
         except ClientError as error:
             raise LoadError(str(error)) from error
         if reply.status != 200:
-            raise LoadError(f"{self._base_url} answered {reply.status}: {str(answer)[:300]}")
+            raise LoadError(f"{self._server.url} answered {reply.status}: {str(answer)[:300]}")
 
 
 def body(model: str, number: int, words: int, tokens: int) -> dict[str, Any]:

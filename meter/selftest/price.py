@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from itertools import groupby
 from statistics import NormalDist
 from typing import NamedTuple
@@ -28,11 +29,20 @@ class Slot(NamedTuple):
     gaps_s: tuple[float, ...]
 
 
+class Counted(StrEnum):
+    """How tokens were counted: as each event of a stream says, as its end says, or not at all."""
+
+    EACH = "usage of each event"
+    ENDS = "usage at the end of each stream"
+    EVENTS = "events"
+
+
 class Run(NamedTuple):
     """A stretch of load, whole slots; ``metered``: under the meter."""
 
     metered: bool
     slots: tuple[Slot, ...]
+    counted: Counted = Counted.EACH
 
 
 class Ratio(NamedTuple):
@@ -45,13 +55,15 @@ class Ratio(NamedTuple):
 
 class Price(NamedTuple):
     """``throughput``: of output tokens a second; ``itl_p99``: of the 99th percentile of the time
-    between two tokens. ``bare_tokens_per_s``, ``bare_itl_p99_s``: what the ratios stand on."""
+    between two tokens. ``bare_tokens_per_s``, ``bare_itl_p99_s``: what the ratios stand on;
+    ``counted``: how tokens were counted."""
 
     pairs: int
     throughput: Ratio
     itl_p99: Ratio
     bare_tokens_per_s: float
     bare_itl_p99_s: float
+    counted: Counted = Counted.EACH
 
 
 def order(pairs: int) -> list[bool]:
@@ -60,7 +72,10 @@ def order(pairs: int) -> list[bool]:
 
 
 def price(runs: Sequence[Run]) -> Price | None:
-    """Runs in the order of ``order``. ``None`` where there are fewer than four whole pairs."""
+    """Runs in the order of ``order``. ``None`` where there are fewer than four whole pairs, or
+    where tokens were not counted alike in all of them."""
+    if len({run.counted for run in runs}) > 1:
+        return None
     if any(one.metered == other.metered for one, other in zip(runs[::2], runs[1::2], strict=False)):
         raise ValueError("expected a metered and a bare run in each pair: see order()")
     figures = _figures(runs)
@@ -77,6 +92,7 @@ def price(runs: Sequence[Run]) -> Price | None:
         itl_p99=_ratio(whole, lambda run: run.itl_p99_s),
         bare_tokens_per_s=float(np.mean([run.tokens_per_s for run in bare])),
         bare_itl_p99_s=float(np.mean([run.itl_p99_s for run in bare])),
+        counted=runs[0].counted,
     )
 
 

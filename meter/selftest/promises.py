@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from meter.selftest.findings import DeviceFindings, Findings
-from meter.selftest.price import Price, Ratio
+from meter.selftest.price import Counted, Price, Ratio
 from meter.selftest.repeats import Repeats
 from meter.selftest.zeus import Beside
 
@@ -69,7 +69,10 @@ def promises(found: Findings) -> tuple[Promise, ...]:
 
 def prices(one: Price | None) -> tuple[Promise, ...]:
     """What metering costs the server."""
-    unknown = "not measured: --pairs 6 starts the server with and without the meter in turn"
+    unknown = (
+        "not measured, or its tokens not counted alike in all runs: --pairs 6 starts the server "
+        "with and without the meter in turn"
+    )
     lost = slower = None
     if one is not None:
         ratio = one.throughput
@@ -77,10 +80,16 @@ def prices(one: Price | None) -> tuple[Promise, ...]:
         slower = Ratio(*(value - 1 for value in one.itl_p99))
     return (
         _surely("throughput", "metering costs no throughput", lost, _THROUGHPUT_MAX, unknown,
-                f"{one.bare_tokens_per_s:,.0f} tokens/s bare, {one.pairs} pairs" if one else ""),
+                f"{_per_s(one)} bare, {one.pairs} pairs" if one else ""),
         _surely("latency", "metering makes the slowest tokens no slower (99th percentile)", slower,
                 _ITL_MAX, unknown, f"{_ms(one.bare_itl_p99_s)} bare" if one else ""),
     )  # fmt: skip
+
+
+def _per_s(one: Price) -> str:
+    if one.counted is Counted.EVENTS:
+        return f"{one.bare_tokens_per_s:,.0f} events/s (the server does not tell its tokens)"
+    return f"{one.bare_tokens_per_s:,.0f} tokens/s"
 
 
 def exit_code(kept: Sequence[Promise]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from meter.selftest.access import Reach
 from meter.selftest.findings import DeviceFindings, Findings, SelftestError
 from meter.selftest.html import to_html
 from meter.selftest.price import Price
@@ -14,7 +15,16 @@ from meter.selftest.promises import Promise, exit_code, promises
 from meter.selftest.stage import of_command, of_demo, of_server, of_trace
 from meter.selftest.text import to_text
 
-__all__ = ["SelftestError", "of_command", "of_demo", "of_server", "of_trace", "price_json", "show"]
+__all__ = [
+    "Reach",
+    "SelftestError",
+    "of_command",
+    "of_demo",
+    "of_server",
+    "of_trace",
+    "price_json",
+    "show",
+]
 
 
 def show(found: Findings, json_out: Path | None = None, html_out: Path | None = None) -> int:

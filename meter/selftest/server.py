@@ -6,33 +6,35 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from meter.demo import process
+from meter.selftest.access import Access, Answer, Reach, option
 from meter.selftest.findings import SelftestError
 
-#: A large model is loaded, compiled and captured.
-_START_S = 1800.0
 #: A large server ends slowly, and its meter closes the record after it.
 _STOP_S = 90.0
 _STDERR = 2
+#: Looks, half a second apart, at what answers and is no OpenAI API: then it will never be one.
+_LOOKS_MAX = 20
 _EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """``command`` serves at ``url``. ``options``: of ``joulemeter run``; ``out``: where all that
-    server and meter say goes."""
+    server and meter say goes; ``reach``: its key, its certificate, how long it may take."""
 
     command: Sequence[str]
     url: str
     environ: Mapping[str, str]
     options: Sequence[str] = ()
     out: int = _STDERR
+    reach: Reach = field(default_factory=Reach)
 
     @property
-    def _models(self) -> str:
-        return f"{self.url}/v1/models"
+    def access(self) -> Access:
+        return Access(self.url, self.reach)
 
     @contextmanager
     def metered(self, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
@@ -48,7 +50,8 @@ class Server:
 
     @contextmanager
     def _life(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        if process.answers(self._models):
+        other = self.access.get("/v1/models")
+        if other.status or other.problem:
             raise SelftestError(
                 f"something else answers at {self.url}: end it, or give the command another --port"
             )
@@ -63,12 +66,31 @@ class Server:
         """Until the server lists its models."""
         print(f"waiting until {self.url} serves …", file=sys.stderr)
 
-        def decided() -> bool:
-            return life.poll() is not None or process.answers(self._models)
+        access, start_s = self.access, self.reach.start_s
+        answer, odd = Answer(0), 0
 
-        if not process.wait_until(decided, _START_S, pause_s=0.5):
+        def decided() -> bool:
+            nonlocal answer, odd
+            answer = access.get("/v1/models")
+            waits = answer.status >= 500 or not (answer.status or answer.problem)
+            odd = 0 if waits else odd + 1
+            return (
+                life.poll() is not None
+                or answer.status == 200
+                or access.refusal(answer) is not None
+                or odd >= _LOOKS_MAX
+            )
+
+        in_time = process.wait_until(decided, start_s, pause_s=0.5)
+        if life.poll() is None and (refusal := access.refusal(answer)):
+            raise SelftestError(refusal)
+        if life.poll() is None and odd >= _LOOKS_MAX:
+            said = answer.problem or f"it answers {answer.status} at /v1/models"
+            raise SelftestError(f"{self.url} has no OpenAI API: {said}")
+        if not in_time:
             raise SelftestError(
-                f"nothing answers at {self._models} after {_START_S:.0f} s: name the server's --url"
+                f"nothing answers at {self.url}/v1/models after {start_s:.0f} s: name the server's "
+                "--url, or give it longer with --start-timeout"
             )
         if life.poll() is not None:
             raise SelftestError(f"the server ended with code {life.returncode} before it served")
@@ -81,7 +103,8 @@ def url_of(command: Sequence[str]) -> str:
         name, _, value = word.partition("=")
         if name in said and (value or following):
             said[name] = value or following
+    scheme = "https" if option(command, "--ssl-certfile") else "http"
     host = said["--host"] if said["--host"] not in _EVERY_ADDRESS else "127.0.0.1"
     if not said["--port"].isdecimal():
-        raise SelftestError(f"--port {said['--port']} is no number: name the server's --url")
-    return f"http://{f'[{host}]' if ':' in host else host}:{said['--port']}"
+        raise SelftestError(f"--port {said['--port']:.80} is no number: name the server's --url")
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{said['--port']}"

@@ -20,6 +20,7 @@ import psutil
 
 from meter.demo import process, stage
 from meter.selftest import zeus
+from meter.selftest.access import Access, Reach
 from meter.selftest.findings import Findings, SelftestError, find
 from meter.selftest.load import Load, LoadError, Size
 from meter.selftest.price import Run, order, price
@@ -64,16 +65,19 @@ def of_command(
     trace: Path | None,
     pairs: int = 0,
     size: Size | None = None,
+    reach: Reach | None = None,
 ) -> Findings:
     """A server that is started by ``command``, metered, and ended. Raises ``SelftestError``.
 
     ``url``: where it will serve, if its ``--port`` does not say; ``trace``: where to keep the
-    record; ``pairs``: how often it is started with and without the meter in turn (``price``). What
-    server and meter say goes to stderr.
+    record; ``pairs``: how often it is started with and without the meter in turn (``price``);
+    ``reach``: how it is reached (by default as the command says). What server and meter say goes to
+    stderr.
     """
     if trace is not None and not trace.parent.is_dir():
         raise SelftestError(f"--trace {trace}: there is no folder {trace.parent}; make it first")
-    server = Server(command, (url or url_of(command)).rstrip("/"), os.environ)
+    reach = reach or Reach.of(command, os.environ)
+    server = Server(command, (url or url_of(command)).rstrip("/"), os.environ, reach=reach)
     with tempfile.TemporaryDirectory(prefix="joulemeter-selftest-") as name:
         return _judge(server, model, seconds, trace or Path(name) / _TRACE, pairs, size)
 
@@ -84,7 +88,7 @@ def _judge(
     """The designed load on the metered server, then the pairs."""
     with server.metered("--record", str(trace)) as (life, meter), zeus.window() as opened:
         before_s, start_s = _cpu_s(life), time.monotonic()
-        _play_on(server.url, meter, model, seconds, size)
+        _play_on(server.access, meter, model, seconds, size)
         cpu_share = (_cpu_s(life) - before_s) / (time.monotonic() - start_s)
     found = of_trace(trace, opened.closed)
     priced = price(play_pairs(server, model, pairs, size))
@@ -113,10 +117,11 @@ def play_pairs(
         if start_s + longest_s > until_s:
             break
         with server.metered() if metered else server.bare():
-            served = _served(server.url)
+            access = server.access
+            served = access.model()
             chosen = size or _size(served)
             company = min(_PAIR_COMPANY, chosen.company)
-            streams = Streams(server.url, model or served["id"], company, chosen.words)
+            streams = Streams(access, model or served["id"], company, chosen.words)
             _broken_off(streams.run(metered, _COLD_S))  # a fresh server's first answers are slower
             for _ in same:
                 print(f"streams, {'metered' if metered else 'bare'} …", file=sys.stderr)
@@ -139,10 +144,11 @@ def of_server(
     seconds: float,
     trace: Path,
     size: Size | None = None,
+    reach: Reach | None = None,
 ) -> Findings:
     """A server that runs under a meter that records to ``trace``. Raises ``SelftestError``."""
     url, meter = url.rstrip("/"), meter.rstrip("/")
-    if not isinstance(process.get_json(f"{meter}/v1/summary"), dict):
+    if _summary(meter) is None:
         raise SelftestError(
             f"no meter answers at {meter}: start the server with "
             f"`joulemeter run --record {trace} -- …`"
@@ -152,26 +158,28 @@ def of_server(
             f"{trace} is not there: start the server with `joulemeter run --record {trace} -- …`"
         )
     with zeus.window() as opened:
-        _play_on(url, meter, model, seconds, size)
+        _play_on(Access(url, reach or Reach.of((), os.environ)), meter, model, seconds, size)
     time.sleep(_FLUSHED_S)
     return of_trace(trace, opened.closed)
 
 
-def _play_on(url: str, meter: str, model: str | None, seconds: float, size: Size | None) -> None:
-    served = _served(url)
-    load = Load(url, model or served["id"], size or _size(served))
+def _play_on(
+    server: Access, meter: str, model: str | None, seconds: float, size: Size | None
+) -> None:
+    served = server.model()
+    load = Load(server, model or served["id"], size or _size(served))
     print(f"playing the designed load for about {seconds:.0f} s …", file=sys.stderr)
     _broken_off(load.play(seconds))
     _settle(meter)
 
 
-def _served(url: str) -> dict[str, Any]:
-    """The first model that the server lists. Raises ``SelftestError``."""
-    served = process.get_json(f"{url}/v1/models")
-    if not isinstance(served, dict) or not served.get("data"):
-        raise SelftestError(f"no server with the OpenAI API answers at {url}")
-    first: dict[str, Any] = served["data"][0]
-    return first
+def _summary(meter: str) -> dict[str, Any] | None:
+    """What a meter says of itself; ``None`` where none answers there."""
+    try:
+        found = process.get_json(f"{meter}/v1/summary")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "receipts_open" in found else None
 
 
 def _broken_off(playing: Coroutine[Any, Any, T]) -> T:
@@ -192,7 +200,7 @@ def _settle(meter: str) -> None:
     """Wait until every receipt is final."""
 
     def settled() -> bool:
-        summary = process.get_json(f"{meter}/v1/summary")
-        return isinstance(summary, dict) and not summary["receipts_open"]
+        summary = _summary(meter)
+        return summary is not None and not summary["receipts_open"]
 
     process.wait_until(settled, _SETTLE_S, pause_s=0.5)

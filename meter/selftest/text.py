@@ -16,6 +16,7 @@ def to_text(found: Findings, kept: tuple[Promise, ...]) -> str:
     lines = [
         f"{model}, {found.requests} requests in {duration(found.seconds)} "
         f"({found.quality or 'quality unknown'})",
+        *(f"not covered: {hole}" for hole in found.holes),
         "",
     ]
     for one in kept:

@@ -7,11 +7,12 @@ it is reported by number and reason, and the rest is used.
 
 from __future__ import annotations
 
-from meter.trace.errors import BadLine, LineError, TraceError
+from meter.trace.errors import BAD_LINES_MAX, BadLine, LineError, TraceError
 from meter.trace.reading import Trace, TraceReader, collection_paused, read_trace
 from meter.trace.writing import TraceWriter
 
 __all__ = [
+    "BAD_LINES_MAX",
     "BadLine",
     "LineError",
     "Trace",

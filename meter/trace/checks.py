@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from meter.model import (
     Device,
@@ -25,6 +26,11 @@ WINDOW_NS = 2 * 10**9
 # far behind it: one wrong time must not make late whatever follows.
 LEAP_NS = 3600 * 10**9
 _FAR_BEHIND_NS = LEAP_NS // 2
+#: So many devices, and as many engines, may a trace name.
+KNOWN_MAX = 256
+# So many requests may be open on one engine, and so often may one be restarted.
+_OPEN_MAX = 1 << 18
+_LIVES_MAX = 1 << 16
 # Steps that are told late fill holes in the sequence; older holes than these stay lost.
 _HOLES_MAX = 64
 
@@ -152,6 +158,8 @@ class Checks:
         before = self._steps.get(engine)
         if before is not None and before.epoch < epoch:
             self._open[engine] = {}
+        if (engine, epoch) not in self._past and len(self._past) >= _LIVES_MAX:
+            raise LineError(f"epoch {epoch}: {_LIVES_MAX} lives of engines came before")
         steps = self._past.setdefault((engine, epoch), _Sequence(epoch))
         self._steps[engine] = steps
         return steps
@@ -159,8 +167,10 @@ class Checks:
     def _meet(self, event: Event) -> None:
         """Whom a line makes known, however late it comes; whom else it names must be known."""
         if isinstance(event, DeviceFound):
+            _count(self.devices, event.device.id, "devices")
             self.devices.add(event.device.id)
         elif isinstance(event, EngineEvent):
+            _count(self._open, event.engine, "engines")
             self._open.setdefault(event.engine, {})
         elif isinstance(event, (RequestOpened, RequestClosed, Gap)) and (
             event.engine not in self._open
@@ -169,6 +179,11 @@ class Checks:
 
     def _note(self, event: Event, number: int) -> None:
         if isinstance(event, RequestOpened):
+            if len(self._open[event.engine]) >= _OPEN_MAX:
+                raise LineError(
+                    f"{_OPEN_MAX} requests are open already on engine {shown(event.engine)}: their "
+                    "close lines are missing"
+                )
             first = self._open[event.engine].setdefault(event.request, number)
             if first != number:
                 raise LineError(
@@ -180,6 +195,12 @@ class Checks:
         elif isinstance(event, EngineEvent):
             # A meter that reconnects is told of everybody once more; a dead engine holds nobody.
             self._open[event.engine] = {}
+
+
+def _count(known: set[str] | dict[str, Any], id: str, what: str) -> None:
+    """One more, unless there are too many."""
+    if len(known) >= KNOWN_MAX and id not in known:
+        raise LineError(f"{what}: {KNOWN_MAX} are known already, and {shown(id)} is one too many")
 
 
 def _stranger(kind: str, id: str, known: Iterable[str]) -> str:

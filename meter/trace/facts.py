@@ -8,6 +8,10 @@ from meter.model import Device, Engine, Experts, Fidelity, Layout, Quality
 from meter.trace import fields
 from meter.trace.errors import LineError, shown
 
+_DEVICES_MAX = 256
+_REFRESH_S_MIN = 1e-4
+_REFRESH_S_MAX = 600.0
+
 
 def present(**values: Any) -> dict[str, Any]:
     """Those that are known."""
@@ -36,9 +40,9 @@ def device_of(id: str, facts: fields.Line) -> Device:
             quality=_quality(facts),
             index=_text(facts, "index", "0"),
             boundary=_text(facts, "boundary", "gpu"),
-            mem_bandwidth=fields.amount(facts, "mem_bandwidth"),
-            power_limit_w=fields.amount(facts, "power_limit_w"),
-            refresh_s=fields.amount(facts, "refresh_s"),
+            mem_bandwidth=_known(facts, "mem_bandwidth", 1e6, 1e16),
+            power_limit_w=_known(facts, "power_limit_w", 0.1, 1e6),
+            refresh_s=_refresh_s(facts),
             claimed=fields.flag(facts, "claimed"),
         )
     except LineError as error:
@@ -68,22 +72,49 @@ def engine_of(id: str, facts: fields.Line) -> Engine:
     try:
         return Engine(
             id=id,
-            devices=tuple(fields.as_text(d, "devices") for d in fields.rows(facts, "devices")),
+            devices=_devices(facts),
             model=fields.optional_text(facts, "model"),
             fidelity=_fidelity(facts),
-            params=fields.amount(facts, "params"),
-            active_params=fields.amount(facts, "active_params"),
-            weight_bytes=fields.amount(facts, "weight_bytes"),
-            kv_bytes_per_token=fields.amount(facts, "kv_bytes_per_token"),
-            layers=fields.count(facts, "layers"),
-            heads=fields.count(facts, "heads"),
-            head_dim=fields.count(facts, "head_dim"),
+            params=_known(facts, "params", 1.0, 1e16),
+            active_params=_known(facts, "active_params", 1.0, 1e16),
+            weight_bytes=_known(facts, "weight_bytes", 1.0, 1e17),
+            kv_bytes_per_token=_known(facts, "kv_bytes_per_token", 1e-3, 1e12),
+            layers=fields.count(facts, "layers", fields.RANKS_MAX) or None,
+            heads=fields.count(facts, "heads", fields.RANKS_MAX) or None,
+            head_dim=fields.count(facts, "head_dim", fields.RANKS_MAX) or None,
             engine_version=fields.optional_text(facts, "engine_version"),
             experts=_experts(facts),
             layout=_layout(facts),
         )
     except LineError as error:
         raise LineError(f"engine {shown(id)}: {error}") from None
+
+
+def _devices(facts: fields.Line) -> tuple[str, ...]:
+    """Each once."""
+    said = fields.rows(facts, "devices")
+    if len(said) > _DEVICES_MAX:
+        raise LineError(f"devices: {len(said)} are named, and {_DEVICES_MAX} is the most")
+    return tuple(dict.fromkeys(fields.as_text(device, "devices") for device in said))
+
+
+def _known(facts: fields.Line, name: str, least: float, most: float) -> float | None:
+    """A number that a data sheet may have; some say 0 where they do not know it."""
+    value = fields.real(facts, name)
+    if not value:
+        return None
+    if not least <= value <= most:
+        raise LineError(f"{name} {shown(facts[name])} is not from {least:g} to {most:g}")
+    return value
+
+
+def _refresh_s(facts: fields.Line) -> float | None:
+    """0: the counter moves all the time."""
+    value = fields.real(facts, "refresh_s")
+    if value and not _REFRESH_S_MIN <= value <= _REFRESH_S_MAX:
+        span = f"0, nor from {_REFRESH_S_MIN:g} to {_REFRESH_S_MAX:g}"
+        raise LineError(f"refresh_s {shown(facts['refresh_s'])} is neither {span}")
+    return value
 
 
 def _text(facts: fields.Line, name: str, default: str) -> str:

@@ -32,6 +32,8 @@ PID_MAX = 2**31 - 1
 TEXT_MAX = 1024
 # No engine computes for so many requests at once.
 ROWS_MAX = 1 << 14
+# Watts, or seconds, that a source says beside its energy.
+BESIDE_MAX = 1e9
 # A pass that computes a million tokens on a slow CPU takes minutes; hours are another unit.
 STEP_NS_MAX = 3600 * 10**9
 

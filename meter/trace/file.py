@@ -2,6 +2,9 @@
 
 What can still be read of a damaged file is read: the decompressors are driven by hand, since those
 that behave like files lose what they hold when they meet the break.
+
+A file of some kilobytes may unpack to gigabytes. So decompressors get little at a time, a line has
+a greatest length, and a file that unpacks to far more than any trace would breaks off there.
 """
 
 from __future__ import annotations
@@ -10,19 +13,32 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 from meter.trace.errors import TraceError
 
 VERSION = 1
-LINE_BYTES_MAX = 16 * 1024 * 1024
+#: A step of 50,000 requests is shorter.
+LINE_BYTES_MAX = 4 * 1024 * 1024
 
 _PLAIN_BYTES = 256 * 1024
-# Of these, what comes before an error is lost.
-_PACKED_BYTES = 16 * 1024
+# What is unpacked at once. Of it, what comes before an error is lost. A byte of gzip data may
+# unpack to a thousand bytes, four bytes of zstd data to 128 KiB.
+_GZIP_BYTES = 4 * 1024
+_ZSTD_BYTES = 128
+# `zstd --long` needs so much.
+_ZSTD_WINDOW_BYTES = 1 << 27
+# A trace unpacks to five to fifty times its size.
+_TIMES_MAX = 300
+_TIMES_FROM_BYTES = 8 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+# Enough to see that a line is too long.
+_KEPT_BYTES = LINE_BYTES_MAX + 1
 
 
 class _BreaksOffError(Exception):
@@ -71,12 +87,9 @@ class Lines:
             pieces = self._unpack(file)
             while (piece := self._next(pieces)) is not None:
                 lines = piece.split(b"\n")
-                if len(rest) <= LINE_BYTES_MAX:
-                    lines[0] = rest + lines[0]
-                elif len(lines) > 1:
-                    lines[0] = rest
-                else:
-                    continue
+                if len(piece) > _KEPT_BYTES:
+                    lines = [line[:_KEPT_BYTES] for line in lines]
+                lines[0] = rest + lines[0][: _KEPT_BYTES - len(rest)]
                 rest = lines.pop()
                 if lines:
                     self.count += len(lines)
@@ -103,15 +116,21 @@ def _plain(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _unpacked(
-    file: IO[bytes], kind: str, magic: bytes, new: Callable[[], Any], error: type[Exception]
+    file: IO[bytes],
+    kind: str,
+    magic: bytes,
+    at_once: int,
+    new: Callable[[], Any],
+    error: type[Exception],
 ) -> Iterator[bytes]:
     """What one or more members (frames) of ``kind`` hold, one after the other."""
     unpack = None
-    data = start = file.read(_PACKED_BYTES)
+    data = start = file.read(at_once)
+    packed_bytes, unpacked_bytes = len(data), 0
     while data:
         unpack = unpack or new()
         try:
-            yield unpack.decompress(data)
+            piece = unpack.decompress(data)
         except error as broken:
             if data is start and not data.startswith(magic):
                 raise _BreaksOffError(
@@ -120,27 +139,35 @@ def _unpacked(
                     "the ending"
                 ) from broken
             raise _BreaksOffError(f"damaged {kind} data ({broken})") from broken
+        yield piece
+        unpacked_bytes += len(piece)
+        if unpacked_bytes > max(_TIMES_FROM_BYTES, _TIMES_MAX * packed_bytes):
+            raise _BreaksOffError(
+                f"{kind} data that unpacks to more than {_TIMES_MAX} times its size: no trace does"
+            )
         data = unpack.unused_data
         if unpack.eof:
             unpack = None
-        data = data or file.read(_PACKED_BYTES)
-        while unpack is None and data and not (data := data.lstrip(b"\0")):
+        while not data or (unpack is None and not (data := data.lstrip(b"\0"))):
             # Some tools fill files up with zeros.
-            data = file.read(_PACKED_BYTES)
+            data = file.read(at_once)
+            packed_bytes += len(data)
+            if not data:
+                break
     if unpack is not None:
         raise _BreaksOffError(f"{kind} data without its end: cut off, or still being written")
 
 
 def _gzip_members(file: IO[bytes]) -> Iterator[bytes]:
-    return _unpacked(file, "gzip", _GZIP, lambda: zlib.decompressobj(wbits=31), zlib.error)
+    new = partial(zlib.decompressobj, wbits=31)
+    return _unpacked(file, "gzip", _GZIP, _GZIP_BYTES, new, zlib.error)
 
 
 def _zstd_frames(file: IO[bytes]) -> Iterator[bytes]:
     import zstandard
 
-    return _unpacked(
-        file, "zstd", _ZSTD, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
-    )
+    new = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj
+    return _unpacked(file, "zstd", _ZSTD, _ZSTD_BYTES, new, zstandard.ZstdError)
 
 
 _UNPACK: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {

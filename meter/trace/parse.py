@@ -190,13 +190,21 @@ def _reading(line: fields.Line) -> Reading:
         device=fields.text(line, "device"),
         t_ns=fields.time_ns(line, "t"),
         energy_uj=None if error is not None else fields.energy_uj(line, "energy_j"),
-        power_w=fields.real(line, "power_w"),
-        latency_s=fields.real(line, "latency_s"),
-        late_s=fields.real(line, "late_s"),
+        power_w=_bounded(line, "power_w"),
+        latency_s=_bounded(line, "latency_s"),
+        late_s=_bounded(line, "late_s"),
         error=error,
         missed=fields.optional_text(line, "missed"),
         missed_uj=None if line.get("missed_j") is None else fields.energy_uj(line, "missed_j"),
     )
+
+
+def _bounded(line: fields.Line, name: str) -> float | None:
+    """Watts or seconds beside a reading."""
+    value = fields.real(line, name)
+    if value is not None and not abs(value) <= fields.BESIDE_MAX:
+        raise LineError(f"{name} {shown(line[name])} is not within ±{fields.BESIDE_MAX:g}")
+    return value
 
 
 def _span(line: fields.Line) -> tuple[int, int]:
@@ -211,7 +219,10 @@ def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
         raise LineError("work stands in a step with same: its rows belong into add")
     if line.get(name) is None and not (same or dummy):
         raise LineError("work is missing: a step lists its work, or has same with add and drop")
-    work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(fields.rows(line, name)))
+    rows = fields.rows(line, name)
+    if len(rows) > fields.ROWS_MAX:
+        raise LineError(f"{name} has {len(rows)} rows, and {fields.ROWS_MAX} is the most")
+    work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(rows))
     fields.together(work, name)
     return work
 

@@ -25,7 +25,15 @@ from meter.trace.exact import (
     uj_of_float,
     uj_of_text,
 )
-from meter.trace.fields import NUMBER_MAX, STEP_NS_MAX, TEXT_MAX, TOKENS_MAX, together
+from meter.trace.fields import (
+    BESIDE_MAX,
+    NUMBER_MAX,
+    ROWS_MAX,
+    STEP_NS_MAX,
+    TEXT_MAX,
+    TOKENS_MAX,
+    together,
+)
 
 N = TypeVar("N", float, Raw)
 _Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
@@ -60,6 +68,8 @@ class _Work(Work):
     kept: _Count | None
 
 
+_Beside = Annotated[float, Meta(ge=-BESIDE_MAX, le=BESIDE_MAX)]
+_AllWork = Annotated[tuple[_Work, ...], Meta(max_length=ROWS_MAX)]
 _OpenStep, _OpenReading = unfrozen(Step), unfrozen(Reading)
 _OpenOpened, _OpenClosed = unfrozen(RequestOpened), unfrozen(RequestClosed)
 _request_of, _tokens_of = itemgetter(0), itemgetter(1)
@@ -101,9 +111,9 @@ class _Step(Struct, Generic[N], tag="step", gc=False):
     seq: _Number
     engine: _Text | None = None
     epoch: _Number = 0
-    work: tuple[_Work, ...] | None = None
+    work: _AllWork | None = None
     same: bool = False
-    add: tuple[_Work, ...] | None = None
+    add: _AllWork | None = None
     drop: tuple[_Text, ...] = ()
     kind: _Text | None = None
 
@@ -134,9 +144,9 @@ class _Reading(Struct, Generic[N], tag="reading", gc=False):
     t: N
     device: _Text
     energy_j: N | UnsetType = UNSET
-    power_w: float | None = None
-    latency_s: float | None = None
-    late_s: float | None = None
+    power_w: _Beside | None = None
+    latency_s: _Beside | None = None
+    late_s: _Beside | None = None
     error: _Text | None = None
     missed: object = None
     missed_j: object = None

@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 
 from meter.model import Device, Engine, Event
 from meter.trace import fields
-from meter.trace.checks import Checks, deny, time_of
-from meter.trace.errors import AheadError, BadLine, LineError, TraceError, shown
+from meter.trace.checks import KNOWN_MAX, Checks, deny, time_of
+from meter.trace.errors import (
+    BAD_LINES_MAX,
+    AheadError,
+    BadLine,
+    LineError,
+    TraceError,
+    shown,
+)
 from meter.trace.facts import device_of, engine_of
 from meter.trace.file import VERSION, Lines, compressed_name
 from meter.trace.parse import Parser, json_object
@@ -32,6 +39,7 @@ class Trace:
     events: list[Event]
     bad_lines: list[BadLine] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    bad_unlisted: int = 0
 
 
 class _Held(NamedTuple):
@@ -45,13 +53,15 @@ class TraceReader:
     """Reads a trace line by line: iterated, once, it gives the events in the file's order.
 
     ``devices``, ``engines`` and ``meta`` (the whole meta line) are there from the start;
-    ``bad_lines`` is complete when the events are. Raises ``TraceError`` where nothing can be used:
+    ``bad_lines`` are complete when the events are: the first ``BAD_LINES_MAX`` of them, and
+    ``bad_unlisted`` counts those beyond. Raises ``TraceError`` where nothing can be used:
     at the start (no such file, no meta line), or at the end (no device, so no joule).
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.bad_lines: list[BadLine] = []
+        self.bad_unlisted = 0
         self._lines = Lines(self.path)
         self._blocks = iter(self._lines)
         self._numbered = enumerate(chain.from_iterable(self._blocks), 1)
@@ -119,7 +129,10 @@ class TraceReader:
             if self._lines.broken is not None:
                 return
             reason += " (the file ends in this line)"
-        self.bad_lines.append(BadLine(number, reason))
+        if len(self.bad_lines) < BAD_LINES_MAX:
+            self.bad_lines.append(BadLine(number, reason))
+        else:
+            self.bad_unlisted += 1
 
     def _decide(self, held: _Held, following: Event | None) -> Iterator[Event]:
         """Use the held line, unless the one after it is far behind."""
@@ -171,8 +184,8 @@ class TraceReader:
         try:
             if version != VERSION:
                 raise LineError(f"version {shown(version)} is not {VERSION}")
-            devices = fields.objects(self.meta, "devices").items()
-            engines = fields.objects(self.meta, "engines").items()
+            devices = _few(fields.objects(self.meta, "devices"), "devices").items()
+            engines = _few(fields.objects(self.meta, "engines"), "engines").items()
             return (
                 tuple(device_of(id, facts) for id, facts in devices),
                 tuple(engine_of(id, facts) for id, facts in engines),
@@ -189,7 +202,7 @@ class TraceReader:
             for device in engine.devices:
                 if device not in known:
                     reason = f"engine {shown(engine.id)}: its device {shown(device)} is not known"
-                    self.bad_lines.append(BadLine(self._meta_line, f"{reason}: name it in devices"))
+                    self._bad(self._meta_line, f"{reason}: name it in devices")
         self.bad_lines.sort()
         if not known:
             raise TraceError(
@@ -198,12 +211,19 @@ class TraceReader:
             )
 
 
+def _few(named: dict[str, fields.Line], what: str) -> dict[str, fields.Line]:
+    if len(named) > KNOWN_MAX:
+        raise LineError(f"it names {len(named)} {what}, and {KNOWN_MAX} is the most")
+    return named
+
+
 def read_trace(path: Path | str) -> Trace:
     """Read a whole trace. Raises ``TraceError`` where nothing can be used (see ``TraceReader``)."""
     reader = TraceReader(path)
     with collection_paused():
         events = list(reader)
-    return Trace(reader.devices, reader.engines, events, reader.bad_lines, reader.meta)
+    bad = reader.bad_lines, reader.meta, reader.bad_unlisted
+    return Trace(reader.devices, reader.engines, events, *bad)
 
 
 @contextlib.contextmanager

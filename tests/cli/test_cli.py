@@ -152,13 +152,69 @@ def test_replay_writes_receipts_and_summary(call, trace, tmp_path):
     assert json.loads(call("replay", str(trace), "--json").output) == figures
 
 
-@pytest.mark.parametrize("option", ["--receipts", "--summary"])
-def test_what_replay_cannot_write_is_named(call, trace, tmp_path, option):
-    """Exit code 2 and one line, no traceback."""
-    out = tmp_path / "nowhere" / "out"
-    result = call("replay", str(trace), option, str(out))
+@pytest.fixture
+def places(tmp_path):
+    """Where nothing can be written, by kind, with what is said."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    return {
+        "nowhere": (tmp_path / "nowhere" / "out", "there is no folder "),
+        "below a file": (tmp_path / "file" / "out", "there is no folder "),
+        "a folder": (tmp_path / "folder", "it is a folder"),
+        "too long": (tmp_path / ("x" * 5000), "File name too long"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "below a file", "a folder", "too long"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "TRACE", "--receipts"],
+        ["replay", "TRACE", "--summary"],
+        ["report", "TRACE", "--html"],
+        ["selftest", "--trace", "TRACE", "--json"],
+        ["selftest", "--trace", "TRACE", "--html"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_written_is_said_before_the_work(call, tmp_path, places, words, kind):
+    """Exit code 2 and one short line, no traceback; the trace is not even looked for: a replay may
+    take minutes, and a self-test plays its load."""
+    place, says = places[kind]
+    trace = str(tmp_path / "none.jsonl")
+    result = call(*[trace if word == "TRACE" else word for word in words], str(place))
     assert result.exit_code == 2
-    assert result.stderr == f"joulemeter: cannot write {out}: No such file or directory\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"joulemeter: cannot write {words[-1]} '")
+    assert says in line
+    assert len(line) < 700
+
+
+@pytest.mark.parametrize("option", ["--receipts", "--summary"])
+def test_a_full_disk_is_named(call, trace, option):
+    """What turns out only while it is written."""
+    result = call("replay", str(trace), option, "/dev/full")
+    assert result.exit_code == 2
+    assert result.stderr == "joulemeter: cannot write it all: No space left on device\n"
+
+
+def test_nothing_is_written_over_the_trace(call, trace, tmp_path):
+    """By its name or another, nor one output over the other: it is as it was."""
+    (tmp_path / "link").symlink_to(trace)
+    out = str(tmp_path / "out")
+    for words in (
+        ["replay", str(trace), "--receipts", str(trace)],
+        ["replay", str(trace), "--summary", str(tmp_path / "link")],
+        ["replay", str(trace), "--receipts", out, "--summary", out],
+        ["report", str(trace), "--html", str(trace)],
+        ["selftest", "--trace", str(trace), "--json", str(trace)],
+    ):
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "it is also " in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert trace.read_text() == TRACE
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("policy", ["tokens", "time", "inflight"])

@@ -69,6 +69,22 @@ def test_a_stream_says_the_same_as_the_whole(engine: Running, is_chat: bool) -> 
         assert last["usage"][count] == whole["usage"][count]
 
 
+def test_each_event_says_what_was_given_out_so_far_if_asked(engine: Running) -> None:
+    """An event may hold several tokens; without the wish none says it."""
+    asked = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 20, "stream": True}
+    for each in (True, False):
+        options = {"include_usage": True, "continuous_usage_stats": each}
+        body = {**asked, "stream_options": options}
+        with engine.client.stream("POST", "/v1/completions", json=body) as response:
+            *chunks, last = events(response)
+        assert all(("usage" in chunk) is each for chunk in chunks)
+        if each:
+            so_far = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+            assert so_far == sorted(so_far)
+            assert so_far[0] >= 1
+            assert so_far[-1] == last["usage"]["completion_tokens"]
+
+
 def test_the_meter_hears_what_the_client_is_told(engine: Running) -> None:
     """For every kind of request the closing record has the counts of ``usage``."""
     shared = "You are a careful meter reader. " * 30

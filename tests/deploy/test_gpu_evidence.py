@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -17,7 +18,8 @@ from meter.demo import process, stage
 from meter.demo.card import Card, CardSpec
 from meter.demo.nvml_build import build
 from meter.power.nvml_calls import start, use_library
-from meter.selftest.price import Run, Slot
+from meter.selftest.findings import SelftestError
+from meter.selftest.price import Counted, Run, Slot
 from meter.trace import read_trace
 from tests.grafana.promql import ROOT
 
@@ -183,7 +185,8 @@ def test_runs_come_back_as_they_were_kept(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import evidence
 
-    runs = [Run(metered, (Slot(3, (0.01, 0.02)), Slot(0, ()))) for metered in (True, False)]
+    slots = (Slot(3, (0.01, 0.02)), Slot(0, ()))
+    runs = [Run(metered, slots, Counted.ENDS) for metered in (True, False)]
     left = iter(runs)
     monkeypatch.setattr(evidence, "play_pairs", lambda *said: said[-2](next(left)))
     evidence._pairs(tmp_path, ["serve"], 4, 0.0)
@@ -247,3 +250,75 @@ def test_cuda_is_asked_in_a_process_of_its_own(two_gpus, tmp_path, monkeypatch):
     assert two_gpus.cudas_first() == {"uuid": "bbbb", "place": [0, 2, 0]}
     torch.write_text("raise ImportError")
     assert two_gpus.cudas_first() is None
+
+
+CARD = {"card": {"name": "H100"}, "simulated": False, "command": "serve", "versions": {"vllm": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"card": {"name": "L4"}},
+            "is not of the same card: {'name': 'H100'} there, {'name': 'L4'} here",
+        ),
+        (
+            {"command": "serve --port 1"},
+            "is not of the same command: 'serve' there, 'serve --port 1' here",
+        ),
+        ({"versions": {"vllm": "2"}}, "is not of the same versions"),
+        ({"simulated": True}, "is not of the same simulated"),
+    ],
+)
+def test_runs_of_another_card_or_command_are_not_mixed(tmp_path, monkeypatch, change, says):
+    """The file says whose its runs are; what goes on with others is refused, and the runs stay."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    played = []
+    monkeypatch.setattr(
+        evidence, "play_pairs", lambda *said: (played.append(1), said[-2](Run(True, ())))
+    )
+    monkeypatch.setattr(evidence, "host", lambda command: CARD | {"date": "today"})
+    evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    monkeypatch.setattr(evidence, "host", lambda command: CARD | change | {"date": "tomorrow"})
+    with pytest.raises(SelftestError, match="name another folder, or move it away") as raised:
+        evidence._pairs(tmp_path, ["serve"], 4, 0.0)
+    assert says in str(raised.value)
+    assert len(played) == 1
+    assert evidence._runs(tmp_path / "runs.jsonl.gz") == [Run(True, ())]
+    (tmp_path / "trace.meta.json").write_text(json.dumps(CARD | change))
+    with pytest.raises(SelftestError, match="is not of the same"):
+        evidence._report(tmp_path)
+
+
+def test_runs_that_do_not_say_whose_they_are_are_refused(tmp_path, monkeypatch):
+    """As an earlier version wrote them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    with gzip.open(tmp_path / "runs.jsonl.gz", "wt") as file:
+        file.write("[true, []]\n")
+    with pytest.raises(SelftestError, match="does not say of which card and command"):
+        evidence._runs(tmp_path / "runs.jsonl.gz")
+
+
+def test_a_look_at_another_card_is_not_mixed_in(tmp_path, monkeypatch):
+    """It may have been called without the command."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    (tmp_path / "trace.meta.json").write_text(json.dumps(CARD))
+    other = CARD | {"card": {"name": "L4"}, "command": ""}
+    (tmp_path / "look.json").write_text(json.dumps({"host": other}))
+    with pytest.raises(SelftestError, match=r"look\.json is not of the same card"):
+        evidence._report(tmp_path)
+
+
+def test_the_key_of_a_server_is_written_nowhere(monkeypatch):
+    """The command is, without it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import evidence
+
+    command = ["vllm", "serve", "m", "--api-key", "sk-secret"]
+    assert "sk-secret" not in json.dumps(evidence.host(command))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meter.export.figures import duration
 from meter.report import make
 from meter.report.from_prometheus import PrometheusError, Window, from_prometheus
 from meter.report.html import to_html
@@ -45,6 +46,23 @@ def test_the_timeline_is_the_power(report):
     seen = [sum(b.watts) for b in report.timeline if b.watts]
     assert len(seen) >= 0.8 * len(report.timeline) > 10
     assert seen == pytest.approx([power_w] * len(seen), rel=0.02)
+
+
+def test_a_mean_is_over_the_time_that_was_metered(server, report):
+    """A window of an hour with a meter in its last twenty minutes: three times the power otherwise
+    would be a third of it. What was not metered is said."""
+    assert report.metered_s == pytest.approx(report.seconds, rel=0.01)
+    assert report.holes == ()
+    power_w = sum(host.power_w for host in FLEET)
+    late = from_prometheus(server, Window(END_S - 3600, END_S))
+    assert late.metered_s == pytest.approx(END_S - START_S, abs=10)
+    assert late.mean_power_w == pytest.approx(power_w, rel=0.02)
+    (hole,) = late.holes
+    metered = duration(late.metered_s)
+    assert hole.startswith(f"a meter was there for {metered} of the window's 60 min 0 s: means are")
+    page = to_html(late, make.window("-1h", "now")[1])
+    assert f"{metered} of metering" in page
+    assert hole[1:].replace("'", "&#x27;") in page
 
 
 def test_it_makes_a_page(report):
@@ -95,8 +113,20 @@ def test_times_as_people_type_them(start, end, seconds):
     assert (until - since).total_seconds() == seconds
 
 
-@pytest.mark.parametrize(("start", "end"), [("yesterday", "now"), ("now", "now"), ("-1h", "-2x")])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("yesterday", "now"),
+        ("now", "now"),
+        ("-1h", "-2x"),
+        ("-99999999d", "now"),
+        (f"-{'9' * 5000}w", "now"),
+        ("x" * 5000, "now"),
+        ("-1h", "0001-01-01"),
+    ],
+)
 def test_other_times_are_refused(start, end):
-    """With an example."""
-    with pytest.raises(make.ReportError):
+    """With an example, in few words."""
+    with pytest.raises(make.ReportError) as raised:
         make.window(start, end)
+    assert len(str(raised.value)) < 250

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from meter.model import Clock
+from meter.model import Clock, Reading
 from meter.pricing import Tariff
 from meter.replay import CalibrationMode, Policy, replay
 from meter.report import make
@@ -119,3 +119,34 @@ def test_json_has_all_figures(report):
     assert told["models"][0]["name"] == "m"
     assert len(told["timeline"]) == len(report.timeline)
     assert told["meters"][0]["coefficients"][0][0] == "static_w"
+
+
+def test_a_mean_is_over_the_time_that_was_read(tmp_path):
+    """A trace that begins before its first reading: a server that loads a model."""
+    scene = Scene(seconds=4.0)
+    path = tmp_path / "late.jsonl"
+    writer = TraceWriter(path, (GPU,), (ENGINE,))
+    writer.write(Clock(1, UTC_NS))
+    for event in scene.events:
+        writer.write(event)
+    writer.close()
+    report = make.from_trace(path, TARIFF)
+    assert report.seconds == pytest.approx(4.0, abs=0.3)
+    assert report.metered_s == pytest.approx(3.0, abs=0.3)
+    assert report.mean_power_w == pytest.approx(report.measured_j / report.metered_s)
+    assert 100 < report.mean_power_w < 1000
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_trace_of_no_time_has_no_mean(tmp_path, count):
+    """One event, or a reading alone: a page all the same."""
+    path = tmp_path / "short.jsonl"
+    writer = TraceWriter(path, (GPU,), (ENGINE,))
+    writer.write(Clock(10**9, UTC_NS))
+    for reading in range(count):
+        writer.write(Reading(GPU.id, 10**9, 5 + reading))
+    writer.close()
+    report = make.from_trace(path, TARIFF)
+    assert (report.measured_j, report.metered_s, report.mean_power_w) == (0.0, 0.0, None)
+    make.write(report, tmp_path / "page.html")
+    assert "energy measured" in (tmp_path / "page.html").read_text()

@@ -75,8 +75,8 @@ def same(one: Fit, other: Fit) -> bool:
 
 # --- facts
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-positive = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
+finite = st.floats(-1e12, 1e12)
+positive = st.floats(0.0, 1e12)
 coefficients = st.tuples(st.builds(Coefficients, *[positive] * SIZE))
 fits = st.builds(
     Fit,
@@ -286,6 +286,10 @@ def broken(text: str) -> dict[str, bytes]:
         "no facts": json.dumps({"version": 1, "entries": [{"device": "x"}]}).encode(),
         "odd facts": json.dumps(odd).encode(),
         "NaN": text.replace("0.03", "NaN").encode(),
+        "infinity": text.replace("0.03", "1e999").encode(),
+        "absurd": text.replace("115.1", "1e300").encode(),
+        "absurd covariance": text.replace("0.1,", "1e300,").encode(),
+        "negative intervals": text.replace("1234", "-1234").encode(),
         "huge number": text.replace("0.03", "9" * 400).encode(),
         "long number": long.replace("115.1", "9" * 400).encode(),
         "not UTF-8": text.encode().replace(b"H100", b"\xff\xfe\xfd\xfc"),
@@ -293,8 +297,9 @@ def broken(text: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", list(broken('{"entries":[{"facts":{}}]}')))
-def test_a_file_that_cannot_be_used_is_named_and_overwritten(tmp_path, kind):
-    """One warning, whatever is wrong with it; other files are used all the same."""
+def test_a_file_that_cannot_be_used_is_named_and_set_aside(tmp_path, kind):
+    """One short warning, whatever is wrong with it; other files are used all the same. A file of
+    another version is no damage: it stays until it is overwritten."""
     keep(tmp_path, Learned(CARD.id, "m", make_fit()))
     path = file_of(tmp_path)
     keep(tmp_path, Learned(OTHER.id, "m", make_fit(5.0)), device=OTHER)
@@ -307,7 +312,9 @@ def test_a_file_that_cannot_be_used_is_named_and_overwritten(tmp_path, kind):
     assert [(line["event"], line["file"]) for line in logs] == [
         ("calibration_unreadable", str(path))
     ]
-    assert logs[0]["reason"]
+    assert 0 < len(logs[0]["reason"]) <= 300
+    aside = [path.with_name(path.name + ".refused")] if kind != "version" else []
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "GPU-b.json", *aside])
     assert {k.fit.coefficients[0].static_w for k in Memory(tmp_path).restore([CARD])} == {6.0}
 
 
@@ -554,3 +561,47 @@ def test_a_record_replays_from_where_the_live_core_began(state, tmp_path):
     again = {r.id: r.energy_j for r in replay(path, calibration=CalibrationMode.ONLINE).receipts}
     assert again == pytest.approx(live, abs=1e-6, rel=0)
     assert {r.id: r.energy_j for r in life(scene).drain()} != pytest.approx(live, abs=1e-6, rel=0)
+
+
+# --- odd numbers
+
+
+def test_a_librarys_numbers_are_kept_as_pythons(tmp_path):
+    """Wherever one comes from: what was learned is not lost for its type."""
+    known = make_fit()
+    odd = replace(
+        known,
+        window=Window(np.float64(0.0501), np.float32(0.25), np.float64(0.001)),
+        intervals=np.int64(1234),
+        noise=np.float64(0.03),
+    )
+    with structlog.testing.capture_logs() as logs:
+        keep(tmp_path, Learned(CARD.id, "m", odd))
+    assert logs == []
+    (restored,) = Memory(tmp_path).restore([CARD])
+    assert same(restored.fit, replace(known, window=Window(0.0501, 0.25, 0.001)))
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"noise": math.nan},
+        {"misfit": math.inf},
+        {"covariance": np.full((SIZE, SIZE), math.nan)},
+        {"coefficients": (Coefficients(1e300, 2.0, 0.0, 0.0, 0.0, 0.0),)},
+    ],
+)
+def test_what_is_no_number_is_not_kept(tmp_path, spoilt):
+    """One model's fit was spoilt: it is said once, the other's is written, and what the file had of
+    the first stays."""
+    keep(tmp_path, Learned(CARD.id, "m", make_fit(1.0)))
+    bad = Learned(CARD.id, "m", replace(make_fit(2.0), **spoilt))
+    with structlog.testing.capture_logs() as logs:
+        memory = keep(tmp_path, bad, Learned(CARD.id, "n", make_fit(3.0)))
+        memory.keep([bad._replace(fit=replace(bad.fit))], snapshot(CARD))
+    assert [line["event"] for line in logs] == ["calibration_not_kept"]
+    restored = {known.model: known.fit for known in Memory(tmp_path).restore([CARD])}
+    assert {model: fit.coefficients[0].static_w for model, fit in restored.items()} == {
+        "m": 1.0,
+        "n": 3.0,
+    }

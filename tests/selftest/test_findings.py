@@ -10,9 +10,12 @@ from meter.model import Device, Engine, Phase, Quality, Reading, RequestClosed, 
 from meter.selftest.bound import decode, floor_j
 from meter.selftest.counter import examine, told
 from meter.selftest.findings import SelftestError, find
+from meter.selftest.html import to_html
 from meter.selftest.look import Intervals, look
 from meter.selftest.plots import lines
 from meter.selftest.promises import Verdict, exit_code, promises
+from meter.selftest.stage import of_trace
+from meter.selftest.text import to_text
 from meter.trace import Trace
 from tests.truth.scenarios import build
 
@@ -206,3 +209,28 @@ def test_a_trace_without_work_cannot_be_judged():
     readings = [Reading("g", i * 20_000_000, i * 1_000_000) for i in range(50)]
     with pytest.raises(SelftestError, match="no engine step"):
         find(Trace((device,), (), list(readings)), "idle.jsonl")
+
+
+def test_what_a_trace_does_not_cover_is_said(case, tmp_path):
+    """Bad lines and the steps that they cost, beside the promises, which they may spoil."""
+    lines = case.write(tmp_path).read_text().splitlines(keepends=True)
+    steps = [number for number, line in enumerate(lines) if '"step"' in line]
+    lines[steps[500]] = "nonsense\n"
+    lines[steps[501]] = "{}\n"
+    path = tmp_path / "spoilt.jsonl"
+    path.write_text("".join(lines))
+    found = of_trace(path)
+    kept = promises(found)
+    text, page = to_text(found, kept), to_html(found, kept)
+    assert found.lost_steps >= 2
+    first = (
+        f"2 bad lines were not used, the first: line {steps[500] + 1}: not JSON: Expecting value"
+    )
+    assert found.holes[0].startswith(first)
+    lost = f"lost: {found.lost_steps} steps; the joules of that time are unattributed"
+    for said in (text, page):
+        assert f"ot covered: {first}" in said
+        assert f"ot covered: {lost}" in said
+    whole = find(case.trace(), case.name)
+    assert whole.holes == ()
+    assert "not covered" not in to_text(whole, promises(whole))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meter.selftest.price import Price, Ratio, Run, Slot, order, price, student
+from meter.selftest.price import Counted, Price, Ratio, Run, Slot, order, price, student
 from meter.selftest.promises import Verdict, prices
-from meter.selftest.steady import cut
+from meter.selftest.steady import Came, Event, Stream, completion_of, cut, tokens_of
 
 SLOTS, STREAMS, STEPS = 20, 2, 50
 
@@ -103,5 +103,64 @@ def test_a_verdict_needs_the_whole_interval(low, high, verdict):
 
 def test_tokens_are_cut_into_slots():
     """By their time; what came before or after is left out; a first token has no gap."""
-    came = [(9.9, None), (10.0, None), (10.2, 0.2), (10.6, 0.4), (11.0, 0.4)]
+    times = [(9.9, None), (10.0, None), (10.2, 0.2), (10.6, 0.4), (11.0, 0.4)]
+    came = [Came(t_s, gap_s, 1) for t_s, gap_s in times]
     assert cut(came, 10.0, 2) == (Slot(2, (0.2,)), Slot(1, (0.4,)))
+
+
+def test_tokens_that_come_at_once_have_no_time_between_them():
+    """An event of three is three tokens, after one wait."""
+    came = [Came(10.0, None, 2), Came(10.2, 0.2, 3), Came(10.6, 0.4, 1)]
+    assert cut(came, 10.0, 2) == (Slot(5, (0.0, 0.2, 0.0, 0.0)), Slot(1, (0.4,)))
+
+
+def stream(*so_far, total=None):
+    """Events a tenth of a second apart."""
+    return Stream(tuple(Event(k / 10, n) for k, n in enumerate(so_far)), total)
+
+
+def test_each_event_says_how_many_tokens_it_brings():
+    """What brings none is no event; the first has no gap."""
+    came, counted = tokens_of([stream(0, 1, 4, 4, 6), stream(2)])
+    assert counted is Counted.EACH
+    assert [one.tokens for one in came] == [1, 3, 2, 2]
+    assert [one.gap_s for one in came] == [None, pytest.approx(0.1), pytest.approx(0.2), None]
+
+
+def test_where_only_the_end_says_it_the_events_share_it():
+    """To the last token; who hung up before is taken to be like the others."""
+    came, counted = tokens_of([stream(None, None, None, None, total=10), stream(None, None)])
+    assert counted is Counted.ENDS
+    assert [one.tokens for one in came] == [2, 3, 3, 2, 2, 3]
+    assert sum(one.tokens for one in came[:4]) == 10
+
+
+def test_where_nothing_says_it_events_are_counted_and_that_is_said():
+    """They are no tokens, and not called so."""
+    came, counted = tokens_of([stream(None, None, 7), stream(None)])
+    assert counted is Counted.EVENTS
+    assert [one.tokens for one in came] == [1, 1, 1, 1]
+    ratio = Ratio(1.0, 0.999, 1.001)
+    (throughput, _) = prices(Price(6, ratio, ratio, 1000.0, 0.01, counted))
+    assert "1,000 events/s (the server does not tell its tokens) bare" in throughput.note
+    (throughput, _) = prices(Price(6, ratio, ratio, 1000.0, 0.01, Counted.EACH))
+    assert "1,000 tokens/s bare" in throughput.note
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, 5, {}, {"completion_tokens": None}, {"completion_tokens": True},
+     {"completion_tokens": -1}, {"completion_tokens": 1.5}, {"completion_tokens": 10**30}],
+)  # fmt: skip
+def test_odd_usage_is_none(usage):
+    """Whatever a server writes there."""
+    assert completion_of({"choices": [{}], "usage": usage}) is None
+    assert completion_of({"choices": [{}], "usage": {"completion_tokens": 7}}) == 7
+
+
+def test_runs_that_are_counted_in_two_ways_are_not_compared():
+    """Events on one side and tokens on the other are no ratio."""
+    slots = (Slot(100, (0.01,) * 99),) * 4
+    alike = [Run(metered, slots) for metered in order(4)]
+    assert price(alike) is not None
+    assert price([*alike[:-1], alike[-1]._replace(counted=Counted.EVENTS)]) is None

@@ -48,8 +48,8 @@ engines = st.builds(
     st.just(("GPU-0",)),
     st.none() | names,
     st.sampled_from(Fidelity),
-    params=st.none() | st.floats(0, 1e12),
-    layers=maybe,
+    params=st.none() | st.floats(1, 1e12),
+    layers=st.none() | st.integers(1, 10**6),
     engine_version=st.none() | names,
     experts=st.none()
     | st.tuples(st.integers(1, 512), st.integers(1, 512)).map(lambda n: Experts(max(n), min(n))),
