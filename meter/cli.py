@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -134,10 +136,30 @@ def _run(
 
     # Before numpy is imported: its threads would take the signals that we wait for.
     mask = block_signals()
-    _import_numpy()
-    from meter.runtime.run import run as run_command
+    witness = None
+    try:
+        from meter.runtime.witness import Witness
 
-    raise typer.Exit(run_command(command, settings, mask))
+        witness = Witness.start()
+        _import_numpy()
+        from meter.runtime.run import run as run_command
+    except Exception as error:
+        _say(f"cannot meter: {error!r}; the command runs without")
+        if witness is not None:
+            witness.stop()
+        _become(command, mask)
+    raise typer.Exit(run_command(command, settings, mask, witness))
+
+
+def _become(command: list[str], mask: set[int]) -> NoReturn:
+    """The command in our place: not even what the meter is made of can be had."""
+    from meter.runtime.become import become
+
+    try:
+        become(command, os.environ, mask)
+    except OSError as error:
+        _say(f"{command[0]}: {error.strerror}")
+        raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from error
 
 
 @app.command()
@@ -164,9 +186,9 @@ def attach(
     if target is None and socket is None:
         _fail("attach: name the server by its pid or URL, or a --socket to listen on")
     settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
-    from meter.runtime.signals import block_signals
+    from meter.runtime.signals import ENDING, block_signals
 
-    block_signals()
+    block_signals(ENDING)
     _import_numpy()
     from meter.runtime.attach import attach as attach_to
 
@@ -525,13 +547,24 @@ def _choice(kind: type[T], value: str, option: str) -> T:
 
 def _fail(message: str) -> NoReturn:
     """Say what is wrong and stop with 2."""
-    print(f"joulemeter: {message}", file=sys.stderr)
+    _say(message)
     raise typer.Exit(2)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"joulemeter: {message}", file=sys.stderr)
 
 
 def main() -> None:
     """The console script."""
-    app()
+    from meter.runtime.stdio import fill, settle
+
+    fill()
+    try:
+        app()
+    finally:
+        settle()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from meter.runtime.lines import first_line, last_line, say
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
 from meter.runtime.prospect import prospect
-from meter.runtime.signals import FORWARDED, next_signal
+from meter.runtime.signals import heeded, next_signal
 from meter.work.scrape import ScrapeError, Scraper
 
 _POLL_S = 0.5
@@ -34,7 +34,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     """Meter until the server ends or we are told to; returns the exit code.
 
     ``target``: a pid or URL; ``socket``: where to listen for engines instead, or as well. The
-    signals of ``FORWARDED`` are blocked.
+    signals of ``ENDING`` are blocked.
     """
     configure_logs(settings.log_level)
     collect_rarely()
@@ -74,7 +74,7 @@ class Attached:
             self._look()
             if self._is_hopeless():
                 return 2
-            if next_signal(FORWARDED, _POLL_S) is not None:
+            if next_signal(heeded(), _POLL_S) is not None:
                 break
         return 0
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 def say(line: str) -> None:
     """One line for a person, on stderr: stdout is the engine's."""
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed
+        sys.stderr.write(f"{line}\n")  # at once, or a thread's message comes in between
+        sys.stderr.flush()
 
 
 def first_line(meter: Meter) -> str:

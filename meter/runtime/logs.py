@@ -8,9 +8,12 @@ from typing import Any
 
 import structlog
 
+from meter.runtime.stdio import Unfailing
+
 
 def configure_logs(level: str) -> None:
     """One structured line a message, nothing below ``level``: the server's logs stay readable."""
+    stream: Any = Unfailing(sys.stderr)
     renderer: Any = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()
@@ -25,6 +28,6 @@ def configure_logs(level: str) -> None:
     structlog.configure(
         processors=[*chain, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
