@@ -15,6 +15,7 @@ import typer
 
 from meter import __version__
 from meter.config import ConfigError, Settings, load
+from meter.config.load import PREFIX
 from meter.config.show import commented
 
 T = TypeVar("T", bound=StrEnum)
@@ -131,7 +132,7 @@ def _run(
     nvml_library: Path | None,
     log_level: str | None,
 ) -> None:
-    settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
+    settings = _settings_of_run(config, _flags(port, host, record, source, nvml_library, log_level))
     from meter.runtime.signals import block_signals
 
     # Before numpy is imported: its threads would take the signals that we wait for.
@@ -518,6 +519,31 @@ def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         return load(config, flags)
     except ConfigError as error:
         _fail(str(error))
+
+
+def _settings_of_run(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    """Those in force. A command line that is wrong is refused; what is wrong in the environment
+    (a variable, a file that it names) is left out, for a server's start must not hang on it."""
+    try:
+        return load(config, flags)
+    except ConfigError as error:
+        reason = str(error)
+    ours = {name: os.environ[name] for name in os.environ if name.startswith(PREFIX)}
+    try:
+        for name in ours:
+            del os.environ[name]
+        settings = _settings(config, flags)
+        for name in sorted(ours):
+            os.environ[name] = ours[name]
+            try:
+                settings = load(config, flags)
+            except ConfigError:
+                del os.environ[name]
+    finally:
+        os.environ.update(ours)
+    for line in reason.splitlines():
+        _say(f"{line} (left out: the server is started all the same)")
+    return settings
 
 
 def _flags(

@@ -61,20 +61,20 @@ def _descendants(spared: int | None) -> list[psutil.Process]:
     reap()
     try:
         return [p for p in psutil.Process().children(recursive=True) if p.pid != spared]
-    except psutil.Error:
+    except (psutil.Error, OSError):  # gone, or no file to spare
         return []
 
 
 def _name(process: psutil.Process) -> str | None:
     try:
         return process.name()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
 
 
 def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             process.send_signal(number)
 
 

@@ -48,7 +48,7 @@ def run(
     try:
         child = Child.start(command, environ, mask, witness)
         code = child.wait(_look(meter, child.pid))
-        end_the_rest(ENDING, spared=witness.pid if witness is not None else None)
+        _guarded_end(witness)
     except NoProcessError as error:
         say(f"joulemeter: {error}: it takes our place, and is not metered")
         if meter is not None:
@@ -139,6 +139,13 @@ def _look(meter: Meter | None, pid: int) -> Callable[[], None]:
             structlog.get_logger("joulemeter").exception("watch", remedy="please report this")
 
     return look
+
+
+def _guarded_end(witness: Witness | None) -> None:
+    try:
+        end_the_rest(ENDING, spared=witness.pid if witness is not None else None)
+    except Exception:
+        structlog.get_logger("joulemeter").exception("end_failed", remedy="please report this")
 
 
 def _guarded_close(meter: Meter) -> None:
