@@ -208,7 +208,10 @@ def plugin(
     Then: joulemeter attach --socket PATH
     """
     from meter.work import beside
+    from meter.work.listener import PATH_BYTES
 
+    if (size := len(os.fsencode(socket.absolute()))) > PATH_BYTES:
+        _fail(f"--socket: {socket} is {size} bytes long, a socket's path may be {PATH_BYTES}")
     try:
         beside.directory(folder)
     except OSError as error:

@@ -7,6 +7,7 @@ the server's own counters are read (``counter``: totals by model, no receipts), 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -20,8 +21,10 @@ from meter.runtime.find import FindError, Server, find
 from meter.runtime.lines import first_line, last_line, say
 from meter.runtime.logs import configure_logs
 from meter.runtime.meter import Meter, build
+from meter.runtime.place import PREFIX
 from meter.runtime.prospect import prospect
 from meter.runtime.signals import heeded, next_signal
+from meter.work.safely import acting_as
 from meter.work.scrape import ScrapeError, Scraper
 
 _POLL_S = 0.5
@@ -43,7 +46,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     except FindError as error:
         say(f"joulemeter: {error}")
         return 2
-    meter = build(settings, server.environ, server.socket, server.pid)
+    meter = build(settings, server.environ, server.socket, server.pid, socket is not None)
     say(first_line(meter))
     attached = Attached(server, meter)
     try:
@@ -83,9 +86,10 @@ class Attached:
         if self._scraper is not None:
             self._scraper.stop()
         say(last_line(self._meter.close()))
-        directory = self._meter.directory
-        if directory is not None and not self._lives() and directory.name.startswith("joulemeter-"):
-            shutil.rmtree(directory, ignore_errors=True)
+        place = self._meter.place
+        if place is not None and not self._lives() and place.folder.name.startswith(PREFIX):
+            with contextlib.suppress(OSError), acting_as(place.user):
+                shutil.rmtree(place.folder, ignore_errors=True)
 
     def _lives(self) -> bool:
         """A process that nobody has waited for yet is over all the same."""
