@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 
 from meter import __version__
 from meter.config import ConfigError, Settings, load
@@ -29,6 +30,9 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at the settings in force.")
 app.add_typer(config_app, name="config")
 
+DAY_S = 86_400.0
+WEEK_S = 7 * DAY_S
+
 # Options stop at the first word of the command, so that its own options need no "--" before it.
 _BEFORE_COMMAND = {"allow_interspersed_args": False}
 
@@ -39,7 +43,12 @@ ConfigFile = Annotated[
 # Defaults that the settings hold are named here: in a help text, [words] would be taken for markup.
 PortNumber = Annotated[
     int | None,
-    typer.Option(help="Port of the meter's metrics, receipts and page.", show_default="9401"),
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the meter's metrics, receipts and page.",
+        show_default="9401",
+    ),
 ]
 Host = Annotated[str | None, typer.Option(help="Address of that port.", show_default="127.0.0.1")]
 Source = Annotated[
@@ -100,7 +109,30 @@ def run(
     _run(command, config, port, host, record, source, nvml_library, log_level)
 
 
-@app.command("record", context_settings=_BEFORE_COMMAND)
+class _BehindDashes(typer.core.TyperCommand):
+    """A command with words of its own before the server's: that begins behind ``--``, and options
+    come anywhere before."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        head, dashes, command = _split(args)
+        rest: list[str] = super().parse_args(ctx, [*head, "--", _HERE, _HERE])
+        # Without a word before the "--", the command would be written over.
+        if not (dashes and command) or ctx.params["command"] != [_HERE, _HERE]:
+            _fail("record: give TRACE -- CMD…, as in: record trace.jsonl.zst -- vllm serve MODEL")
+        ctx.params["command"] = command
+        return rest
+
+
+_HERE = "-- CMD"
+
+
+def _split(args: list[str]) -> tuple[list[str], bool, list[str]]:
+    """What stands before the first ``--``, whether it is there, and what stands behind it."""
+    at = args.index("--") if "--" in args else len(args)
+    return args[:at], at < len(args), args[at + 1 :]
+
+
+@app.command("record", cls=_BehindDashes)
 def record_(
     trace: Annotated[
         Path, typer.Argument(metavar="TRACE", help="File to write (.gz, .zst compress).")
@@ -114,12 +146,8 @@ def record_(
     log_level: LogLevel = None,
 ) -> None:
     """Start a server, meter it, and write down what the sources saw, for replay."""
-    # Without the "--", a command with TRACE forgotten would be written over.
-    if command[0] != "--" or len(command) < 2:
-        _fail("record: give TRACE -- CMD…, as in: record trace.jsonl.zst -- vllm serve MODEL")
-    if not trace.parent.is_dir():
-        _fail(f"{trace}: there is no folder {trace.parent}; make it, or name another file")
-    _run(command[1:], config, port, host, trace, source, nvml_library, log_level)
+    _may_write("record", trace)
+    _run(command, config, port, host, trace, source, nvml_library, log_level)
 
 
 def _run(
@@ -186,6 +214,7 @@ def attach(
     """
     if target is None and socket is None:
         _fail("attach: name the server by its pid or URL, or a --socket to listen on")
+    _is_socket(socket)
     settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
     from meter.runtime.signals import ENDING, block_signals
 
@@ -208,10 +237,8 @@ def plugin(
     Then: joulemeter attach --socket PATH
     """
     from meter.work import beside
-    from meter.work.listener import PATH_BYTES
 
-    if (size := len(os.fsencode(socket.absolute()))) > PATH_BYTES:
-        _fail(f"--socket: {socket} is {size} bytes long, a socket's path may be {PATH_BYTES}")
+    _is_socket(socket)
     try:
         beside.directory(folder)
     except OSError as error:
@@ -281,7 +308,9 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
 def demo(
     seconds: Annotated[
         float | None,
-        typer.Option(min=1.0, help="Stop after so many seconds; otherwise with Ctrl-C."),
+        typer.Option(
+            min=1.0, max=WEEK_S, help="Stop after so many seconds; otherwise with Ctrl-C."
+        ),
     ] = None,
     vllm: Annotated[
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")
@@ -293,6 +322,7 @@ def demo(
     ] = None,
 ) -> None:
     """Meter an engine under traffic: vLLM on a GPU if both are here, else a simulated one."""
+    _may_write("--record", record)
     from meter.demo.demo import main as run_demo
 
     raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port, record=record))
@@ -324,6 +354,7 @@ def top(
         _fail(f"--sort: one of {', '.join(ORDERS)}, not {sort!r}")
     if unit not in UNITS:
         _fail(f"--unit: one of {', '.join(UNITS)}, not {unit!r}")
+    _is_url("--url", url)
     raise typer.Exit(room.top(url, room.view_of(sort, match, unit), once, as_json))
 
 
@@ -396,6 +427,7 @@ def report(
         _fail("report: a TRACE is told as a whole: leave out --from and --to")
     if prometheus is not None and config is not None:
         _fail("report: what Prometheus has is priced already: leave out --config")
+    _is_url("--prometheus", prometheus)
     try:
         if trace is not None:
             made = make.from_trace(trace, make.Tariff(**_settings(config, {}).pricing.model_dump()))
@@ -409,6 +441,8 @@ def report(
         make.write(made, html)
     except make.ReportError as error:
         _fail(f"report: {error}")
+    except OverflowError:
+        _fail("report: --from or --to is out of the calendar: give a time such as -24h")
     print(f"wrote {html}")
 
 
@@ -442,10 +476,14 @@ def selftest(
     model: Annotated[
         str | None, typer.Option(help="Of the server.", show_default="its first")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long the load is played.")] = 120.0,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=DAY_S, help="About how long the load is played.")
+    ] = 120.0,
     pairs: Annotated[
         int,
         typer.Option(
+            min=0,
+            max=100,
             help="Measure what metering costs: start CMD so often with and without it, in turn.",
         ),
     ] = 0,
@@ -465,6 +503,10 @@ def selftest(
     _import_numpy()
     from meter.selftest import run as room
 
+    _is_url("--url", url)
+    _is_url("--meter", meter)
+    _may_write("--json", json_out)
+    _may_write("--html", html_out)
     if demo and (command or url or trace):
         _fail("selftest: --demo brings its own server; leave out CMD, --url and --trace")
     if pairs and not (demo or command):
@@ -565,6 +607,51 @@ def _flags(
         "power.nvml_library": nvml_library,
         "log_level": log_level,
     }
+
+
+def _is_url(option: str, url: str | None) -> None:
+    """Refuse what is none before anything is started for it."""
+    from meter.work.ask import checked_url
+
+    try:
+        if url is not None:
+            checked_url(url)
+    except ValueError as error:
+        _fail(f"{option}: {error}")
+
+
+def _is_socket(path: Path | None) -> None:
+    """Refuse a path that can be no engine's."""
+    from meter.work.listener import PATH_BYTES
+
+    if path is None:
+        return
+    if (size := len(os.fsencode(path.absolute()))) > PATH_BYTES:
+        _fail(
+            f"--socket: a path of {size} bytes, and a socket's may be {PATH_BYTES}: give a shorter "
+            f"one than {str(path)[:60]}…"
+        )
+    if os.path.lexists(path) and not path.is_socket():
+        _fail(f"--socket: {path} exists and is no socket: give another path")
+
+
+def _may_write(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be, before what is to be written is had."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        _fail(f"{option}: {path}: there is no folder {path.parent}; make it, or name another file")
+    if path.is_dir():
+        _fail(f"{option}: {path} is a folder: name a file")
+    is_new = not path.exists()
+    try:
+        if is_new or path.is_file():  # a pipe would be waited for
+            with path.open("ab"):
+                pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        _fail(f"{option}: {path} cannot be written ({error.strerror}): name another file")
 
 
 def _choice(kind: type[T], value: str, option: str) -> T:

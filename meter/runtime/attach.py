@@ -46,6 +46,10 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
         say(f"joulemeter: {error}")
         return 2
     meter = build(settings, server.environ, server.socket, server.pid, socket is not None)
+    if target is None and meter.listener is None:  # the reason is in the log
+        say("joulemeter: nothing can be heard: give another --socket")
+        meter.close()
+        return 2
     say(first_line(meter))
     attached = Attached(server, meter)
     try:

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
-from meter.work.ask import KEY_VARIABLE
+from meter.work.ask import checked_url
 from meter.work.beside import NAME
 from meter.work.vllm import SOCKET
 
@@ -67,16 +66,14 @@ def find(target: str, socket: Path | None = None) -> Server:
 def _find(target: str) -> Server:
     if target.isascii() and target.isdigit():
         return _server(_process_of(target), None)
-    try:
-        parts = urlsplit(target)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise FindError(f"{target} is no URL such as http://127.0.0.1:8000: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if "://" not in target:
         raise FindError(f"{target} is neither a pid nor a URL such as http://127.0.0.1:8000")
-    if parts.username is not None:
-        raise FindError(f"a URL with a name in it: leave it out, and set {KEY_VARIABLE} to a key")
-    pid = _listener_on(port, parts.hostname)
+    try:
+        parts = checked_url(target)
+    except ValueError as error:
+        raise FindError(str(error)) from error
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    pid = _listener_on(port, parts.hostname or "")
     return _server(pid, target.rstrip("/").removesuffix("/metrics"))
 
 

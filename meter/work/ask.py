@@ -7,10 +7,28 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from urllib.parse import SplitResult, urlsplit
 
 #: vLLM's own variable, and what a proxy before it may want too.
 KEY_VARIABLE = "VLLM_API_KEY"
 _REFUSED = (401, 403, 407)
+
+
+def checked_url(url: str) -> SplitResult:
+    """The parts of an http or https URL. Raises ``ValueError`` with what is wrong."""
+    such = "give one such as http://127.0.0.1:8000"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url} is no URL ({error}): {such}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(f"{url!r} is no http or https URL with a host: {such}")
+    if any(c.isspace() or not c.isprintable() for c in url):
+        raise ValueError(f"{url!r} has a space or an odd character in it: {such}")
+    if parts.username is not None:
+        raise ValueError(f"a URL with a name in it: leave it out, and set {KEY_VARIABLE} to a key")
+    return parts
 
 
 @functools.cache
