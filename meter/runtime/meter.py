@@ -24,10 +24,11 @@ from meter.power.rapl import CPU
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import CUDA_VARIABLE, owned, wanted
+from meter.runtime.find import family
 from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
-from meter.runtime.place import Place, given_place, new_place
+from meter.runtime.place import Place, given_place, let_in, new_place
 from meter.runtime.port import Port, PortError
 from meter.runtime.power import Push, start_power
 from meter.runtime.takeover import Gate, Notes, missed
@@ -73,6 +74,11 @@ class Meter:
     def engine_is(self, event: str) -> None:
         """The engine's process has started (``up``) or ended (``down``)."""
         self.inbox.push(EngineEvent(ENGINE, time.monotonic_ns(), event))
+
+    def let_in(self, pid: int) -> None:
+        """An engine of the command ``pid`` that runs as another user. Raises ``OSError``."""
+        if self.place is not None and self.listener is not None and not self.listener.sources:
+            let_in(self.place, (process.pid for process in family(pid)))
 
     def watch(self, pid: int | None) -> Watch:
         """A look at the engines of the server ``pid``."""

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +57,7 @@ def new_place(
             if (over := len(os.fsencode(within)) + _NAMES_BYTES - PATH_BYTES) > 0:
                 raise NoPlaceError(f"its path is {over} bytes too long for a socket in it")
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=within))
-            beside.directory(folder / "beside")
+            _open_to_others(folder, beside.directory(folder / "beside"))
         except OSError as error:
             reasons[name] = error.strerror or str(error)
             if folder is not None:
@@ -73,6 +73,25 @@ def new_place(
         f"no folder for the socket ({tried}): set TMPDIR to one that can be written, its path "
         f"of {PATH_BYTES - _NAMES_BYTES} bytes at most"
     )
+
+
+def _open_to_others(folder: Path, plugin: Path) -> None:
+    """Root may start a command that becomes another user (``setpriv``, ``gosu``): its engine has to
+    read the plugin, in which nothing is secret, and to find the socket, which it is given then."""
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+        for made in (plugin, *plugin.iterdir()):
+            made.chmod(0o755)
+
+
+def let_in(place: Place, pids: Iterable[int]) -> None:
+    """Give the socket in our own folder to the first of these processes that is not root's."""
+    if os.geteuid() != 0 or place.is_guest:
+        return
+    for user in map(_user_of, pids):
+        if user is not None and user.uid != 0:
+            os.chown(place.socket, *user, follow_symlinks=False)
+            return
 
 
 def _places(environ: Mapping[str, str], folders: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

@@ -132,7 +132,8 @@ def _look(meter: Meter | None, pid: int) -> Callable[[], None]:
     def look() -> None:
         nonlocal watch
         try:
-            if watch is not None:
+            if meter is not None and watch is not None:
+                meter.let_in(pid)
                 watch.look()
         except Exception:
             watch = None

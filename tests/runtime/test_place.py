@@ -14,7 +14,7 @@ from test_takeover import state
 
 from meter.model import Reading, Snapshot
 from meter.runtime.meter import _record
-from meter.runtime.place import NoPlaceError, given_place, new_place
+from meter.runtime.place import NoPlaceError, given_place, let_in, new_place
 from meter.runtime.takeover import Gate, Notes, Stood
 from meter.work import beside
 from meter.work.listener import PATH_BYTES, Listener, ListenError
@@ -317,6 +317,36 @@ def test_a_socket_that_root_was_told_is_the_servers_users(theirs, short, mode, a
         NOBODY.uid if IS_ROOT else os.geteuid(),
         0o600,
     )
+    listener.stop()
+
+
+def test_a_command_that_becomes_another_user_is_let_in(theirs, short):
+    """``run`` by root of ``setpriv`` or ``gosu``: the engine reads the plugin and is heard."""
+    _, server = theirs
+    before = os.umask(0o077)
+    try:
+        place = new_place({"TMPDIR": str(short)}, ())
+    finally:
+        os.umask(before)
+    listener = Listener(place.socket, lambda e: None)
+    listener.start()
+    let_in(place, [os.getpid(), server])
+    made = place.socket.stat()
+    assert (made.st_uid, stat.S_IMODE(made.st_mode)) == (
+        NOBODY.uid if IS_ROOT else os.geteuid(),
+        0o600,
+    )
+    with acting_as(NOBODY):
+        package = place.folder / "beside" / beside.PACKAGE
+        assert b"register" in (package / "__init__.py").read_bytes()
+        sender = Sender(str(place.socket))
+        sender.hello({"engine": "0"})
+        sender.flush()
+        assert sender.connected
+        sender.close()
+        if IS_ROOT:
+            with pytest.raises(PermissionError):
+                list(place.folder.iterdir())
     listener.stop()
 
 
