@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 
 from meter import __version__
 from meter.config import ConfigError, Settings, load
+from meter.config.load import PREFIX
 from meter.config.show import commented
 
 T = TypeVar("T", bound=StrEnum)
@@ -27,6 +30,9 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at the settings in force.")
 app.add_typer(config_app, name="config")
 
+DAY_S = 86_400.0
+WEEK_S = 7 * DAY_S
+
 # Options stop at the first word of the command, so that its own options need no "--" before it.
 _BEFORE_COMMAND = {"allow_interspersed_args": False}
 
@@ -38,6 +44,8 @@ ConfigFile = Annotated[
 PortNumber = Annotated[
     int | None,
     typer.Option(
+        min=0,
+        max=65535,
         help="Port of the meter's metrics, receipts and page; none given: or the next free one.",
         show_default="29401",
     ),
@@ -101,7 +109,30 @@ def run(
     _run(command, config, port, host, record, source, nvml_library, log_level)
 
 
-@app.command("record", context_settings=_BEFORE_COMMAND)
+class _BehindDashes(typer.core.TyperCommand):
+    """A command with words of its own before the server's: that begins behind ``--``, and options
+    come anywhere before."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        head, dashes, command = _split(args)
+        rest: list[str] = super().parse_args(ctx, [*head, "--", _HERE, _HERE])
+        # Without a word before the "--", the command would be written over.
+        if not (dashes and command) or ctx.params["command"] != [_HERE, _HERE]:
+            _fail("record: give TRACE -- CMD…, as in: record trace.jsonl.zst -- vllm serve MODEL")
+        ctx.params["command"] = command
+        return rest
+
+
+_HERE = "-- CMD"
+
+
+def _split(args: list[str]) -> tuple[list[str], bool, list[str]]:
+    """What stands before the first ``--``, whether it is there, and what stands behind it."""
+    at = args.index("--") if "--" in args else len(args)
+    return args[:at], at < len(args), args[at + 1 :]
+
+
+@app.command("record", cls=_BehindDashes)
 def record_(
     trace: Annotated[
         Path, typer.Argument(metavar="TRACE", help="File to write (.gz, .zst compress).")
@@ -115,12 +146,8 @@ def record_(
     log_level: LogLevel = None,
 ) -> None:
     """Start a server, meter it, and write down what the sources saw, for replay."""
-    # Without the "--", a command with TRACE forgotten would be written over.
-    if command[0] != "--" or len(command) < 2:
-        _fail("record: give TRACE -- CMD…, as in: record trace.jsonl.zst -- vllm serve MODEL")
-    if not trace.parent.is_dir():
-        _fail(f"{trace}: there is no folder {trace.parent}; make it, or name another file")
-    _run(command[1:], config, port, host, trace, source, nvml_library, log_level)
+    _check_outputs({"TRACE": trace}, {})
+    _run(command, config, port, host, trace, source, nvml_library, log_level)
 
 
 def _run(
@@ -133,15 +160,35 @@ def _run(
     nvml_library: Path | None,
     log_level: str | None,
 ) -> None:
-    settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
+    settings = _settings_of_run(config, _flags(port, host, record, source, nvml_library, log_level))
     from meter.runtime.signals import block_signals
 
     # Before numpy is imported: its threads would take the signals that we wait for.
     mask = block_signals()
-    _import_numpy()
-    from meter.runtime.run import run as run_command
+    witness = None
+    try:
+        from meter.runtime.witness import Witness
 
-    raise typer.Exit(run_command(command, settings, mask))
+        witness = Witness.start()
+        _import_numpy()
+        from meter.runtime.run import run as run_command
+    except Exception as error:
+        _say(f"cannot meter: {error!r}; the command runs without")
+        if witness is not None:
+            witness.stop()
+        _become(command, mask)
+    raise typer.Exit(run_command(command, settings, mask, witness))
+
+
+def _become(command: list[str], mask: set[int]) -> NoReturn:
+    """The command in our place: not even what the meter is made of can be had."""
+    from meter.runtime.become import become
+
+    try:
+        become(command, os.environ, mask)
+    except OSError as error:
+        _say(f"{command[0]}: {error.strerror}")
+        raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from error
 
 
 @app.command()
@@ -167,10 +214,11 @@ def attach(
     """
     if target is None and socket is None:
         _fail("attach: name the server by its pid or URL, or a --socket to listen on")
+    _is_socket(socket)
     settings = _settings(config, _flags(port, host, record, source, nvml_library, log_level))
-    from meter.runtime.signals import block_signals
+    from meter.runtime.signals import ENDING, block_signals
 
-    block_signals()
+    block_signals(ENDING)
     _import_numpy()
     from meter.runtime.attach import attach as attach_to
 
@@ -190,6 +238,7 @@ def plugin(
     """
     from meter.work import beside
 
+    _is_socket(socket)
     try:
         beside.directory(folder)
     except OSError as error:
@@ -262,7 +311,9 @@ def _print_replay(figures: dict[str, Any], as_json: bool) -> None:
 def demo(
     seconds: Annotated[
         float | None,
-        typer.Option(min=1.0, max=1e8, help="Stop after so many seconds; otherwise with Ctrl-C."),
+        typer.Option(
+            min=1.0, max=WEEK_S, help="Stop after so many seconds; otherwise with Ctrl-C."
+        ),
     ] = None,
     vllm: Annotated[
         bool, typer.Option("--vllm", help="The real vLLM on this CPU (tests/vllm_cpu/setup.sh).")
@@ -274,6 +325,7 @@ def demo(
     ] = None,
 ) -> None:
     """Meter an engine under traffic: vLLM on a GPU if both are here, else a simulated one."""
+    _check_outputs({"--record": record}, {})
     from meter.demo.demo import main as run_demo
 
     raise typer.Exit(run_demo(seconds=seconds, vllm=vllm, port=port, record=record))
@@ -306,6 +358,7 @@ def top(
         _fail(f"--sort: one of {', '.join(ORDERS)}, not {sort!r}")
     if unit not in UNITS:
         _fail(f"--unit: one of {', '.join(UNITS)}, not {unit!r}")
+    _is_url("--url", url)
     address = url if url is not None else _meter_here("--url", 1)
     raise typer.Exit(room.top(address, room.view_of(sort, match, unit), once, as_json))
 
@@ -383,6 +436,7 @@ def report(
         _fail("report: a TRACE is told as a whole: leave out --from and --to")
     if prometheus is not None and config is not None:
         _fail("report: what Prometheus has is priced already: leave out --config")
+    _is_url("--prometheus", prometheus)
     if not as_json:
         _check_outputs({"--html": html}, {"TRACE": trace})
     try:
@@ -398,6 +452,8 @@ def report(
         make.write(made, html)
     except make.ReportError as error:
         _fail(f"report: {error}")
+    except OverflowError:
+        _fail("report: --from or --to is out of the calendar: give a time such as -24h")
     print(f"wrote {html}")
 
 
@@ -436,8 +492,7 @@ def selftest(
         str | None, typer.Option(help="Of the server.", show_default="its first")
     ] = None,
     seconds: Annotated[
-        float,
-        typer.Option(min=1.0, max=86400.0, help="About how long the load is played."),
+        float, typer.Option(min=1.0, max=DAY_S, help="About how long the load is played.")
     ] = 120.0,
     pairs: Annotated[
         int,
@@ -485,6 +540,8 @@ def selftest(
     _import_numpy()
     from meter.selftest import run as room
 
+    _is_url("--url", url)
+    _is_url("--meter", meter)
     if demo and (command or url or trace):
         _fail("selftest: --demo brings its own server; leave out CMD, --url and --trace")
     if pairs and not (demo or command):
@@ -559,6 +616,31 @@ def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         _fail(str(error))
 
 
+def _settings_of_run(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    """Those in force. A command line that is wrong is refused; what is wrong in the environment
+    (a variable, a file that it names) is left out, for a server's start must not hang on it."""
+    try:
+        return load(config, flags)
+    except ConfigError as error:
+        reason = str(error)
+    ours = {name: os.environ[name] for name in os.environ if name.startswith(PREFIX)}
+    try:
+        for name in ours:
+            del os.environ[name]
+        settings = _settings(config, flags)
+        for name in sorted(ours):
+            os.environ[name] = ours[name]
+            try:
+                settings = load(config, flags)
+            except ConfigError:
+                del os.environ[name]
+    finally:
+        os.environ.update(ours)
+    for line in reason.splitlines():
+        _say(f"{line} (left out: the server is started all the same)")
+    return settings
+
+
 def _flags(
     port: int | None,
     host: str | None,
@@ -609,6 +691,32 @@ def _not_writable(path: Path) -> str | None:
     return None
 
 
+def _is_url(option: str, url: str | None) -> None:
+    """Refuse what is none before anything is started for it."""
+    from meter.work.ask import checked_url
+
+    try:
+        if url is not None:
+            checked_url(url)
+    except ValueError as error:
+        _fail(f"{option}: {error}")
+
+
+def _is_socket(path: Path | None) -> None:
+    """Refuse a path that can be no engine's."""
+    from meter.work.listener import PATH_BYTES
+
+    if path is None:
+        return
+    if (size := len(os.fsencode(path.absolute()))) > PATH_BYTES:
+        _fail(
+            f"--socket: a path of {size} bytes, and a socket's may be {PATH_BYTES}: give a shorter "
+            f"one than {str(path)[:60]}…"
+        )
+    if os.path.lexists(path) and not path.is_socket():
+        _fail(f"--socket: {path} exists and is no socket: give another path")
+
+
 def _choice(kind: type[T], value: str, option: str) -> T:
     try:
         return kind(value)
@@ -618,13 +726,24 @@ def _choice(kind: type[T], value: str, option: str) -> T:
 
 def _fail(message: str) -> NoReturn:
     """Say what is wrong and stop with 2."""
-    print(f"joulemeter: {message}", file=sys.stderr)
+    _say(message)
     raise typer.Exit(2)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"joulemeter: {message}", file=sys.stderr)
 
 
 def main() -> None:
     """The console script."""
-    app()
+    from meter.runtime.stdio import fill, settle
+
+    fill()
+    try:
+        app()
+    finally:
+        settle()
 
 
 if __name__ == "__main__":

@@ -7,22 +7,24 @@ the server's own counters are read (``counter``: totals by model, no receipts), 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
 
 import psutil
-import structlog
 
 from meter.config import Settings
 from meter.runtime.collector import collect_rarely
 from meter.runtime.find import FindError, Server, find
-from meter.runtime.lines import first_line, last_line, say
-from meter.runtime.logs import configure_logs
+from meter.runtime.lines import first_line, last_line
+from meter.runtime.logs import configure_logs, say
 from meter.runtime.meter import Meter, build
-from meter.runtime.prospect import prospect
-from meter.runtime.signals import FORWARDED, next_signal
-from meter.work.scrape import ScrapeError, Scraper
+from meter.runtime.place import PREFIX
+from meter.runtime.prospect import Tried, prospect
+from meter.runtime.signals import heeded, next_signal
+from meter.work.safely import acting_as
+from meter.work.scrape import NoCountersError, RefusedError, ScrapeError, Scraper
 
 _POLL_S = 0.5
 #: Engines that live join within a second; one that has not by now may not have the plugin.
@@ -34,7 +36,7 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     """Meter until the server ends or we are told to; returns the exit code.
 
     ``target``: a pid or URL; ``socket``: where to listen for engines instead, or as well. The
-    signals of ``FORWARDED`` are blocked.
+    signals of ``ENDING`` are blocked.
     """
     configure_logs(settings.log_level, settings.log_format)
     collect_rarely()
@@ -43,7 +45,11 @@ def attach(target: str | None, socket: Path | None, settings: Settings) -> int:
     except FindError as error:
         say(f"joulemeter: {error}")
         return 2
-    meter = build(settings, server.environ, server.socket, server.pid)
+    meter = build(settings, server.environ, server.socket, server.pid, socket is not None)
+    if target is None and meter.listener is None:  # the reason is in the log
+        say("joulemeter: nothing can be heard: give another --socket")
+        meter.close()
+        return 2
     say(first_line(meter))
     attached = Attached(server, meter)
     try:
@@ -65,6 +71,8 @@ class Attached:
         self._watch = meter.watch(server.pid)
         self._plugged: bool | None = None
         self._said: set[str] = set()
+        self._began_s = time.monotonic()
+        self._tried = Tried(0.0)
         self._judge_s = time.monotonic() + _JOINED_S
 
     def stay(self) -> int:
@@ -74,7 +82,7 @@ class Attached:
             self._look()
             if self._is_hopeless():
                 return 2
-            if next_signal(FORWARDED, _POLL_S) is not None:
+            if next_signal(heeded(), _POLL_S) is not None:
                 break
         return 0
 
@@ -83,9 +91,10 @@ class Attached:
         if self._scraper is not None:
             self._scraper.stop()
         say(last_line(self._meter.close()))
-        directory = self._meter.directory
-        if directory is not None and not self._lives() and directory.name.startswith("joulemeter-"):
-            shutil.rmtree(directory, ignore_errors=True)
+        place = self._meter.place
+        if place is not None and not self._lives() and place.folder.name.startswith(PREFIX):
+            with contextlib.suppress(OSError), acting_as(place.user):
+                shutil.rmtree(place.folder, ignore_errors=True)
 
     def _lives(self) -> bool:
         """A process that nobody has waited for yet is over all the same."""
@@ -117,32 +126,44 @@ class Attached:
         if self._plugged or self._scraper is not None or time.monotonic() < self._judge_s:
             return False
         self._judge_s = time.monotonic() + _AGAIN_S
-        found = prospect(self._server)
+        found = prospect(self._server, self._tried)
         if found is not None and found.line not in self._said:
             self._said.add(found.line)
             say(f"joulemeter: {found.line}")
         return found is not None and found.hopeless
 
     def _scrape(self) -> None:
-        reasons = []
+        reasons: list[ScrapeError] = []
         for url in self._server.urls():
-            scraper = Scraper(url, self._meter.inbox.push, self._meter.owned)
-            try:
-                scraper.start()
-            except ScrapeError as error:
-                reasons.append(str(error))
+            scraper = self._scraper_at(url, reasons)
+            if scraper is None:
                 continue
             self._scraper = scraper
             why = self._server.unplugged or "its plugin has not spoken"
             say(
-                f"joulemeter: counters alone ({url}/metrics): totals by model, no receipts; {why}. "
-                "For receipts start it by: joulemeter run -- CMD…"
+                f"joulemeter: counters alone ({scraper.url}/metrics): totals by model, no "
+                f"receipts; {why}. For receipts start it by: joulemeter run -- CMD…"
             )
             return
-        reason = "; ".join(reasons)
-        if reason and reason not in self._said:
-            self._said.add(reason)
-            structlog.get_logger("joulemeter").warning("no_counters", reason=reason)
+        self._tried = Tried(time.monotonic() - self._began_s, reasons)
+
+    def _scraper_at(self, url: str, reasons: list[ScrapeError]) -> Scraper | None:
+        """One that reads counters there; else it is said why not. Where the process itself says
+        that it listens there, it may speak TLS as well."""
+        is_told = self._server.url is not None
+        secure = [] if is_told else [f"https{url.removeprefix('http')}"]
+        for at in (url, *secure):
+            scraper = Scraper(at, self._meter.inbox.push, self._meter.owned, is_known=not is_told)
+            try:
+                scraper.start()
+                return scraper
+            except (RefusedError, NoCountersError) as error:
+                reasons.append(error)
+                return None
+            except ScrapeError as error:
+                if at == url:
+                    reasons.append(error)
+        return None
 
 
 def _process(pid: int | None) -> psutil.Process | None:

@@ -1,7 +1,7 @@
 """The engine as a child process: started, its signals forwarded, its exit code ours.
 
-The main thread waits for the signals that it forwards (``signals``): one from the terminal is not
-passed on, since the child has it already.
+The main thread waits for the signals that it forwards (``signals``). One that went to the child as
+well (from the terminal, or to the whole group or service: ``witness``) is not passed on.
 
 The child stays in our process group and session: job control, ``nohup`` and reading from the
 terminal behave as without the meter. It holds the server's own stdio, no pipe of ours, and is not
@@ -11,15 +11,23 @@ What it leaves behind at its end is ended too: see ``family``.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from meter.runtime.family import adopt_orphans, reap
-from meter.runtime.signals import FORWARDED, FROM_KERNEL, next_signal
+import structlog
 
-_POLL_S = 0.5
+from meter.runtime.become import adopt_orphans
+from meter.runtime.family import reap
+from meter.runtime.signals import FORWARDED, FROM_KERNEL, next_signal, stop_as_told
+from meter.runtime.witness import Witness
+
+_LOOK_EVERY_S = 0.5
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
+_POLL_S = 0.05
 
 
 class CommandError(Exception):
@@ -30,17 +38,29 @@ class CommandError(Exception):
         self.code = code
 
 
+class NoProcessError(CommandError):
+    """The machine has no room for one more process of ours."""
+
+
 class Child:
     """A started command. All methods belong to the main thread."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, witness: Witness | None = None) -> None:
         self.pid = pid
+        self._witness = witness
 
     @classmethod
     def start(
-        cls, command: Sequence[str], environ: Mapping[str, str], mask: Iterable[int] = ()
+        cls,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        mask: Iterable[int] = (),
+        witness: Witness | None = None,
     ) -> Child:
-        """Start ``command`` with our stdio. Raises ``CommandError``."""
+        """Start ``command`` with our stdio. Raises ``CommandError``.
+
+        What has come to us before it was there is passed on: it cannot have come to it.
+        """
         path = shutil.which(command[0], path=environ.get("PATH"))
         if path is None:
             exists = os.path.exists(command[0]) and os.sep in command[0]  # noqa: PTH110
@@ -59,25 +79,71 @@ class Child:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
-            raise CommandError(f"{command[0]}: {error.strerror}", 126) from error
-        return cls(pid)
+            kind = NoProcessError if error.errno in _NO_ROOM else CommandError
+            raise kind(f"{command[0]}: {error.strerror}", 126) from error
+        child = cls(pid, witness)
+        while (early := next_signal(FORWARDED, 0.0)) is not None:
+            child._send(early.si_signo)
+            if early.si_signo == signal.SIGTSTP:
+                stop_as_told()
+        if witness is not None:
+            witness.forget()
+        return child
 
     def wait(self, look: Callable[[], None] = lambda: None) -> int:
         """Forward signals until the child ends; returns its code, 128 + n for signal n.
 
         ``look`` is called about twice a second.
         """
+        look_s = time.monotonic()
         while True:
-            look()
+            if time.monotonic() >= look_s:
+                look_s = time.monotonic() + _LOOK_EVERY_S
+                look()
             info = next_signal((*FORWARDED, signal.SIGCHLD), _POLL_S)
+            if self._witness is not None:
+                self._witness.note()
             if info is not None and info.si_signo != signal.SIGCHLD:
                 self._forward(info)
-            status = reap().get(self.pid)
-            if status is not None:
-                code = os.waitstatus_to_exitcode(status)
+            ended = reap()
+            if self._witness is not None and self._witness.pid in ended:
+                self._witness = None
+            if self.pid in ended:
+                while next_signal(FORWARDED, 0.0) is not None:
+                    pass  # it was meant for the child
+                code = os.waitstatus_to_exitcode(ended[self.pid])
                 return code if code >= 0 else 128 - code
 
     def _forward(self, info: signal.struct_siginfo) -> None:
+        if not self._has_it(info):
+            self._send(info.si_signo)
+        if info.si_signo == signal.SIGTSTP:
+            stop_as_told()
+
+    def _has_it(self, info: signal.struct_siginfo) -> bool:
+        """Whether the child got this signal itself.
+
+        A child that has left our group does not get what goes to the group. It is told then, even
+        where it may have been told already: rather twice than never.
+        """
+        try:
+            if os.getpgid(self.pid) != os.getpgrp():
+                return False
+        except ProcessLookupError:
+            return True
         if info.si_code == FROM_KERNEL:
-            return
-        os.kill(self.pid, info.si_signo)
+            return True
+        return self._witness is not None and self._witness.saw(info.si_signo)
+
+    def _send(self, number: int) -> None:
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass  # it has just ended
+        except PermissionError:
+            structlog.get_logger("joulemeter").warning(
+                "signal_not_passed_on",
+                signal=number,
+                reason="the command runs as another user",
+                remedy=f"send it to the command itself: kill -{number} {self.pid}",
+            )

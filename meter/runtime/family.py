@@ -8,7 +8,6 @@ SIGKILL after a few seconds, or at the next signal to us.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import time
@@ -22,13 +21,6 @@ from meter.runtime.signals import next_signal
 GRACE_S = 5.0
 _KILLED_WITHIN_S = 2.0
 _LOOK_S = 0.1
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def adopt_orphans() -> None:
-    """Linux: descendants that lose their parent become our children. Elsewhere: nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap() -> dict[int, int]:
@@ -43,10 +35,10 @@ def reap() -> dict[int, int]:
     return ended
 
 
-def end_the_rest(hurry: Iterable[signal.Signals], grace_s: float = GRACE_S) -> None:
+def end_the_rest(hurry: Iterable[int], grace_s: float = GRACE_S, spared: int | None = None) -> None:
     """End every descendant that still runs, and say so. ``hurry``: blocked signals that cut the
-    grace short."""
-    left = _descendants()
+    grace short; ``spared``: a child that is our own, not the command's."""
+    left = _descendants(spared)
     if not left:
         return
     structlog.get_logger("joulemeter").warning(
@@ -56,40 +48,40 @@ def end_the_rest(hurry: Iterable[signal.Signals], grace_s: float = GRACE_S) -> N
         note="the command has ended, so they are ended too",
     )
     _send(left, signal.SIGTERM)
-    if _gone_within(grace_s, {*hurry}):
+    if _gone_within(grace_s, {*hurry}, spared):
         return
     deadline_s = time.monotonic() + _KILLED_WITHIN_S
     while time.monotonic() < deadline_s:  # who is being killed may still have forked
-        _send(_descendants(), signal.SIGKILL)
-        if _gone_within(_LOOK_S, set()):
+        _send(_descendants(spared), signal.SIGKILL)
+        if _gone_within(_LOOK_S, set(), spared):
             return
 
 
-def _descendants() -> list[psutil.Process]:
+def _descendants(spared: int | None) -> list[psutil.Process]:
     reap()
     try:
-        return psutil.Process().children(recursive=True)
-    except psutil.Error:
+        return [p for p in psutil.Process().children(recursive=True) if p.pid != spared]
+    except (psutil.Error, OSError):  # gone, or no file to spare
         return []
 
 
 def _name(process: psutil.Process) -> str | None:
     try:
         return process.name()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
 
 
 def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             process.send_signal(number)
 
 
-def _gone_within(seconds: float, hurry: set[signal.Signals]) -> bool:
+def _gone_within(seconds: float, hurry: set[int], spared: int | None) -> bool:
     """Wait until no descendant is left; false after so long, or at a signal of ``hurry``."""
     deadline_s = time.monotonic() + seconds
-    while _descendants():
+    while _descendants(spared):
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             return False

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
+from meter.work.ask import checked_url
 from meter.work.beside import NAME
 from meter.work.vllm import SOCKET
 
 PLUGINS_VARIABLE = "VLLM_PLUGINS"
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
+_EVERY = ("0.0.0.0", "::")
+#: Who listens on every address is asked at this machine's own.
+_ASKED_AT = {"0.0.0.0": ("127.0.0.1",), "::": ("127.0.0.1", "::1")}
 _NO_METER = "it was started without joulemeter ({variable} is not in its environment)"
 _CLOSED = (
     "process {pid} belongs to {owner} and may not be looked into: attach as that user or as root, "
@@ -43,7 +47,9 @@ class Server:
         """Where it may be asked for its counters: as told, else wherever it listens now."""
         if self.url is not None:
             return (self.url,)
-        return () if self.pid is None else tuple(_urls(self.pid))
+        if self.pid is None or network_of(self.pid) != network_of(os.getpid()):
+            return ()
+        return urls_of({process.pid for process in family(self.pid)})
 
 
 def find(target: str, socket: Path | None = None) -> Server:
@@ -58,16 +64,30 @@ def find(target: str, socket: Path | None = None) -> Server:
 
 
 def _find(target: str) -> Server:
-    if target.isdigit():
-        if not psutil.pid_exists(int(target)):
-            raise FindError(f"there is no process {target}")
-        return _server(int(target), None)
-    parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if target.isascii() and target.isdigit():
+        return _server(_process_of(target), None)
+    if "://" not in target:
         raise FindError(f"{target} is neither a pid nor a URL such as http://127.0.0.1:8000")
+    try:
+        parts = checked_url(target)
+    except ValueError as error:
+        raise FindError(str(error)) from error
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    pid = _listener_on(port) if parts.hostname in _LOCAL else None
-    return _server(pid, target)
+    pid = _listener_on(port, parts.hostname or "")
+    return _server(pid, target.rstrip("/").removesuffix("/metrics"))
+
+
+def _process_of(target: str) -> int:
+    """Raises ``FindError`` where it is gone, or over and only not waited for yet."""
+    try:
+        process = psutil.Process(int(target))
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process.pid
+    except psutil.AccessDenied:
+        return int(target)
+    except (psutil.Error, OverflowError, ValueError):
+        pass
+    raise FindError(f"there is no process {target}")
 
 
 def _server(pid: int | None, url: str | None) -> Server:
@@ -122,25 +142,60 @@ def _owner(pid: int | None) -> str:
         return "another user"
 
 
-def _listener_on(port: int) -> int | None:
-    for connection in _listening():
-        if connection.laddr.port == port and connection.pid is not None:
+def _listener_on(port: int, host: str) -> int | None:
+    """Who listens there, if that is this machine: for a name only this machine's own are known."""
+    ours = {a.address.partition("%")[0] for addresses in _addresses() for a in addresses}
+    if host not in _LOCAL and host not in ours:
+        return None
+    hosts = {host, *_EVERY} if host not in _LOCAL else {*_LOCAL}
+    for connection in _listening(None):
+        ip, on = connection.laddr[:2]
+        if on == port and ip in hosts and connection.pid is not None:
             return int(connection.pid)
     return None
 
 
-def _urls(pid: int) -> Iterator[str]:
-    ports = listening_ports({process.pid for process in family(pid)})
-    return (f"http://127.0.0.1:{port}" for port in sorted(ports))
+def urls_of(pids: Collection[int]) -> tuple[str, ...]:
+    """Where these processes may be asked: at the addresses on which they listen, as they say."""
+    found: dict[str, None] = {}
+    for ip, port in sorted(listening(pids), key=lambda one: (one[1], one[0])):
+        hosts = _ASKED_AT.get(ip, (ip,))
+        found |= dict.fromkeys(
+            f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts
+        )
+    return tuple(found)
 
 
-def listening_ports(pids: Collection[int]) -> set[int]:
-    """The TCP ports on which these processes listen, as far as they may be looked into."""
-    return {int(c.laddr.port) for c in _listening() if c.pid in pids}
+def listening(pids: Collection[int]) -> set[tuple[str, int]]:
+    """The TCP addresses and ports on which these processes listen, as far as they may be looked
+    into; each is asked in its own network namespace."""
+    return {(str(c.laddr[0]), int(c.laddr[1])) for pid in pids for c in _listening(pid)}
 
 
-def _listening() -> list[Any]:
+def network_of(pid: int) -> int | None:
+    """Names its network namespace; ``None`` where it may not be looked into."""
     try:
-        return [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        return os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _listening(pid: int | None) -> list[Any]:
+    """The listening sockets of a process, or of all."""
+    try:
+        if pid is None:
+            every: Any = psutil.net_connections("tcp")
+        else:
+            process: Any = psutil.Process(pid)
+            ask = getattr(process, "net_connections", None) or process.connections
+            every = ask("tcp")
+        return [c for c in every if c.status == psutil.CONN_LISTEN]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _addresses() -> list[Any]:
+    try:
+        return list(psutil.net_if_addrs().values())
     except (psutil.Error, OSError):
         return []

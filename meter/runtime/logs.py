@@ -105,7 +105,8 @@ class _Stderr:
         if sys.stderr is None:  # print() would take stdout, which is the engine's
             return
         with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{message}\n")  # at once, or another thread's comes in between
+            sys.stderr.flush()
 
     debug = info = warning = warn = error = critical = exception = msg
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +26,12 @@ from meter.power.rapl import CPU
 from meter.power.sampler import Sampler
 from meter.pricing import Tariff
 from meter.runtime.devices import Claims, wanted
+from meter.runtime.find import family
 from meter.runtime.gauges import Gauges, Readers
 from meter.runtime.http_server import connections_max
 from meter.runtime.late import Latecomers
 from meter.runtime.memory import Memory, state_directory
+from meter.runtime.place import Place, given_place, let_in, new_place
 from meter.runtime.port import Port, PortError, hosts_of
 from meter.runtime.power import start_power
 from meter.runtime.takeover import Gate, Notes, missed
@@ -37,7 +39,6 @@ from meter.runtime.threads import Deaths
 from meter.runtime.watch import Watch
 from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
-from meter.work import beside
 from meter.work.listener import Listener, ListenError
 from meter.work.wire import DevicesOf
 
@@ -54,10 +55,10 @@ class Meter:
     """A running meter. Each part but the writer may be missing.
 
     ``owned``: the devices of an engine that says nothing else; ``heard``: when each source last
-    said something; ``is_guest``: its folder was there before it, and stays.
+    said something.
     """
 
-    directory: Path | None
+    place: Place | None
     inbox: Inbox
     writer: Writer
     sampler: Sampler | None
@@ -67,18 +68,22 @@ class Meter:
     owned: tuple[str, ...]
     heard: Mapping[str, int]
     deaths: Deaths
-    is_guest: bool = False
 
     def environment(self) -> dict[str, str]:
-        """What an engine needs in its environment to be metered. Raises ``OSError``."""
-        if self.listener is None or self.directory is None:
+        """What an engine needs in its environment to be metered."""
+        if self.listener is None or self.place is None:
             return {}
-        directory = beside.directory(self.directory / "beside")
-        return {SOCKET_VARIABLE: str(self.listener.path), "PYTHONPATH": str(directory)}
+        plugin = self.place.folder / "beside"
+        return {SOCKET_VARIABLE: str(self.listener.path), "PYTHONPATH": str(plugin)}
 
     def engine_is(self, event: str) -> None:
         """The engine's process has started (``up``) or ended (``down``)."""
         self.inbox.push(EngineEvent(ENGINE, time.monotonic_ns(), event))
+
+    def let_in(self, pid: int) -> None:
+        """An engine of the command ``pid`` that runs as another user. Raises ``OSError``."""
+        if self.place is not None and self.listener is not None and not self.listener.sources:
+            let_in(self.place, (process.pid for process in family(pid)))
 
     def watch(self, pid: int | None) -> Watch:
         """A look at the engines of the server ``pid``."""
@@ -95,8 +100,8 @@ class Meter:
         if self.port is not None:
             self.port.stop()
         self.deaths.leave()
-        if self.directory is not None and not self.is_guest:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self.place is not None and not self.place.is_guest:
+            shutil.rmtree(self.place.folder, ignore_errors=True)
         return last
 
 
@@ -125,10 +130,12 @@ def build(
     environ: Mapping[str, str],
     socket: Path | None = None,
     server: int | None = None,
+    socket_was_told: bool = False,
 ) -> Meter:
     """Build and start everything. ``environ`` is the engine's environment.
 
     ``socket``: where engines that run already look for a meter; else there is a new one.
+    ``socket_was_told``: by whom we are told, not by the engine's environment.
     ``server``: the pid of a server that is not our child, whose CPU time is claimed.
     """
     parts = _Parts()
@@ -155,14 +162,15 @@ def build(
     ours = partial(devices_of.of_command, server)
     engine = Engine(ENGINE, ours())
 
-    directory = parts.attempt("the meter's folder", lambda: _make_directory(socket))
-    notes = Notes(directory) if directory is not None else None
+    def make_place() -> Place:
+        return new_place() if socket is None else given_place(socket, server, socket_was_told)
+
+    place = parts.attempt("the meter's folder", make_place)
+    notes = Notes(place.folder, place.user) if place is not None else None
     note = notes.read() if notes is not None else None
-    listener = parts.attempt(
-        "the engine's steps", lambda: _listen(directory, socket, inbox, devices_of)
-    )
+    listener = parts.attempt("the engine's steps", lambda: _listen(place, inbox, devices_of))
     late.owners = partial(_owners, listener, devices_of, ours if engine.devices else tuple)
-    memory = _memory(settings.calibration, environ)
+    memory = _memory(settings.calibration, os.environ)
     restored = memory.restore(devices) if memory is not None else []
     record = parts.attempt(
         "the record", lambda: _record(settings.record, devices, engine, restored)
@@ -215,9 +223,8 @@ def build(
         port.start()
     if socket is not None:
         gate.open(missed(note, lambda: names_of(listener)))
-    guest = socket is not None
-    parts_of_it = (directory, inbox, writer, sampler, listener, port, tuple(devices))
-    return Meter(*parts_of_it, engine.devices, heard, deaths, guest)
+    parts_of_it = (place, inbox, writer, sampler, listener, port, tuple(devices))
+    return Meter(*parts_of_it, engine.devices, heard, deaths)
 
 
 def _inbox() -> Inbox:
@@ -246,22 +253,18 @@ def names_of(listener: Listener | None) -> list[str]:
     return [source.name for source in listener.sources] if listener is not None else []
 
 
-def _make_directory(socket: Path | None) -> Path:
-    """A new folder, or that of a socket. Raises ``OSError``."""
-    if socket is None:
-        return Path(tempfile.mkdtemp(prefix="joulemeter-"))
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return socket.parent
-
-
-def _listen(
-    directory: Path | None, socket: Path | None, inbox: Inbox, devices_of: DevicesOf
-) -> Listener:
+def _listen(place: Place | None, inbox: Inbox, devices_of: DevicesOf) -> Listener:
     """A running listener. Raises ``ListenError``."""
-    if directory is None:
-        raise ListenError("no folder for the socket: set TMPDIR to one that can be written")
-    path = socket or directory / "meter.sock"
-    listener = Listener(path, inbox.push, devices_of, has_room=inbox.has_room)
+    if place is None:
+        raise ListenError("there is no folder for its socket: see above")
+    listener = Listener(
+        place.socket,
+        inbox.push,
+        devices_of,
+        has_room=inbox.has_room,
+        user=place.user,
+        engine=place.engine,
+    )
     listener.start()
     return listener
 
@@ -297,5 +300,7 @@ def _record(
     """The trace, where one is asked for. Raises ``OSError``."""
     if path is None:
         return None
+    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
+        raise OSError(f"{path} is another user's link: name another file")
     learned = {"learned": [to_facts(known) for known in restored]} if restored else None
     return TraceWriter(path, tuple(devices), (engine,), time.time_ns(), learned)

@@ -7,41 +7,55 @@ and left out, down to running the command with no meter at all; the exit code is
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from meter.config import Settings
 from meter.export import SET_ASIDE
-from meter.runtime.child import Child, CommandError
+from meter.runtime.become import become
+from meter.runtime.child import Child, CommandError, NoProcessError
 from meter.runtime.collector import collect_rarely
 from meter.runtime.family import end_the_rest
 from meter.runtime.find import PLUGINS_VARIABLE, left_out
-from meter.runtime.lines import first_line, last_line, say
-from meter.runtime.logs import configure_logs
+from meter.runtime.lines import first_line, last_line
+from meter.runtime.logs import configure_logs, say
 from meter.runtime.meter import Meter, build
-from meter.runtime.signals import FORWARDED
+from meter.runtime.signals import ENDING
+from meter.runtime.witness import Witness
 from meter.work import beside
 
+#: A driver that hangs is given 5 s; this is for what nobody thought of.
+_READY_WITHIN_S = 20.0
 
-def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
+
+def run(
+    command: Sequence[str],
+    settings: Settings,
+    mask: Iterable[int],
+    witness: Witness | None = None,
+) -> int:
     """Run ``command`` under the meter; returns its exit code (128 + n where signal n ended it).
 
     ``mask``: the signals that the command has blocked, as ``block_signals`` gave them. That must
-    have been called before this module was imported, for numpy starts threads.
+    have been called before this module was imported, for numpy starts threads. ``witness``: the
+    process that tells which signals have reached the command as well.
     """
-    configure_logs(settings.log_level, settings.log_format)
-    collect_rarely()
-    environ = {**os.environ, **SET_ASIDE}
-    meter = _guarded_build(settings, environ)
-    if meter is not None:
-        environ = _with_meter(environ, meter)
-        say(first_line(meter))
-        meter.engine_is("up")
+    plain = {**os.environ}
+    meter, environ = _begin(settings, plain)
     try:
-        child = Child.start(command, environ, mask)
+        child = Child.start(command, environ, mask, witness)
         code = child.wait(_look(meter, child.pid))
-        end_the_rest(FORWARDED)
+        _guarded_end(witness)
+    except NoProcessError as error:
+        say(f"joulemeter: {error}: it takes our place, and is not metered")
+        if meter is not None:
+            _guarded_close(meter)
+        if witness is not None:
+            witness.stop()
+        become(command, plain, mask)
     except CommandError as error:
         say(f"joulemeter: {error}")
         code = error.code
@@ -50,14 +64,50 @@ def run(command: Sequence[str], settings: Settings, mask: Iterable[int]) -> int:
     return code
 
 
-def _guarded_build(settings: Settings, environ: Mapping[str, str]) -> Meter | None:
+def _begin(settings: Settings, plain: Mapping[str, str]) -> tuple[Meter | None, dict[str, str]]:
+    """The meter, and the engine's environment with it; whatever fails, the engine is started."""
+    environ = {**plain, **SET_ASIDE}
     try:
-        return build(settings, environ)
+        configure_logs(settings.log_level, settings.log_format)
+        collect_rarely()
+        meter = _in_time(lambda: build(settings, environ), _READY_WITHIN_S)
+        with_meter = _with_meter(environ, meter)
+        say(first_line(meter))
+        meter.engine_is("up")
+        return meter, with_meter
     except Exception:
         structlog.get_logger("joulemeter").exception(
             "not_metering", note="the engine runs all the same", remedy="please report this"
         )
-        return None
+        return None, {**plain}
+
+
+def _in_time(build: Callable[[], Meter], within_s: float) -> Meter:
+    """The meter. Raises what ``build`` raises, and ``TimeoutError`` where it takes longer: a
+    resolver, a driver or a network's folder may hang for ever."""
+    answers: queue.SimpleQueue[Meter | Exception] = queue.SimpleQueue()
+    given_up = threading.Lock()
+
+    def make() -> None:
+        try:
+            made: Meter | Exception = build()
+        except Exception as error:
+            made = error
+        if given_up.acquire(blocking=False):
+            answers.put(made)
+        elif isinstance(made, Meter):
+            made.close()
+
+    threading.Thread(target=make, name="joulemeter-build", daemon=True).start()
+    try:
+        answer = answers.get(timeout=within_s)
+    except queue.Empty:
+        if given_up.acquire(blocking=False):
+            raise TimeoutError(f"the meter was not ready within {within_s:.0f} s") from None
+        answer = answers.get()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _with_meter(environ: dict[str, str], meter: Meter) -> dict[str, str]:
@@ -82,13 +132,21 @@ def _look(meter: Meter | None, pid: int) -> Callable[[], None]:
     def look() -> None:
         nonlocal watch
         try:
-            if watch is not None:
+            if meter is not None and watch is not None:
+                meter.let_in(pid)
                 watch.look()
         except Exception:
             watch = None
             structlog.get_logger("joulemeter").exception("watch", remedy="please report this")
 
     return look
+
+
+def _guarded_end(witness: Witness | None) -> None:
+    try:
+        end_the_rest(ENDING, spared=witness.pid if witness is not None else None)
+    except Exception:
+        structlog.get_logger("joulemeter").exception("end_failed", remedy="please report this")
 
 
 def _guarded_close(meter: Meter) -> None:

@@ -10,6 +10,7 @@ boot, or of engines that are gone, counts for nothing.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from meter.model import Event, Reading, Snapshot
+from meter.work.safely import User, acting_as, read_file, replace_file
 
 MISSED = "meter_down"
 #: Engines try a socket twice a second: by then every one that lives should have joined.
@@ -27,6 +29,9 @@ JOIN_S = 0.75
 _NOTED_WITHIN_S = 3.0
 _LOOK_S = 0.02
 _NOTE = "counters.json"
+_NOTE_BYTES_MAX = 1 << 20
+#: No board draws so much: a note that says so is another's, or forged.
+_DRAWN_W_MAX = 20_000.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -73,8 +78,10 @@ def boot_id() -> str:
 class Notes:
     """The note in ``directory``. Belongs to one thread."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / _NOTE
+    def __init__(self, directory: Path, user: User | None = None) -> None:
+        """``user``: as whom root works there."""
+        self._directory = directory
+        self._user = user
         self._written = ""
 
     def write(self, snapshot: Snapshot, sources: Iterable[str]) -> None:
@@ -93,18 +100,20 @@ class Notes:
         text = json.dumps({"boot": boot_id(), "sources": sorted(sources), "counters": counters})
         if text == self._written:
             return
-        beside = self._path.with_suffix(".new")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self._path)
+        with acting_as(self._user):
+            replace_file(self._directory, _NOTE, text.encode())
         self._written = text
 
     def read(self) -> Note | None:
         """The last meter's note; ``None`` where there is none that can be used."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            owners = {os.geteuid(), self._user.uid if self._user is not None else 0}
+            with acting_as(self._user):
+                note = read_file(self._directory / _NOTE, _NOTE_BYTES_MAX, owners)
+            found = json.loads(note)
             counters = {str(id): Stood(int(t), int(e)) for id, (t, e) in found["counters"].items()}
             return Note(str(found["boot"]), frozenset(map(str, found["sources"])), counters)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
@@ -131,6 +140,14 @@ class Gate:
 def _following(reading: Reading, stood: Stood) -> Reading:
     """The first reading after nobody watched; a counter that was reset meanwhile says nothing."""
     missed_uj = (reading.energy_uj or 0) - stood.energy_uj
+    passed_ns = reading.t_ns - stood.t_ns
+    if passed_ns < 0 or missed_uj * 1e3 > _DRAWN_W_MAX * passed_ns:
+        structlog.get_logger("joulemeter").warning(
+            "note_not_believed",
+            device=reading.device,
+            reason=f"{missed_uj / 1e6:.0f} J in {passed_ns / 1e9:.1f} s",
+        )
+        return reading
     structlog.get_logger("joulemeter").warning(
         "took_over",
         device=reading.device,

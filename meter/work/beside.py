@@ -7,14 +7,15 @@ one distribution of that name, and registering twice does no harm anyway.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from meter import __version__
+from meter.work.safely import replace_file
 
 #: Under which vLLM knows it, and VLLM_PLUGINS names it.
 NAME = "joulemeter"
 PACKAGE = "joulemeter_vllm"
+_MODE = 0o644  # nothing in it is secret, and the server may be another user's
 _METADATA = f"""Metadata-Version: 2.1
 Name: joulemeter
 Version: {__version__}
@@ -30,9 +31,9 @@ def directory(target: Path) -> Path:
     package = target / PACKAGE
     package.mkdir(parents=True, exist_ok=True)
     for source in (Path(__file__).parent / "vllm").glob("*.py"):
-        shutil.copyfile(source, package / source.name)
+        replace_file(package, source.name, source.read_bytes(), _MODE)
     metadata = target / f"joulemeter-{__version__}.dist-info"
     metadata.mkdir(exist_ok=True)
-    (metadata / "METADATA").write_text(_METADATA, encoding="utf-8")
-    (metadata / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
+    replace_file(metadata, "METADATA", _METADATA.encode(), _MODE)
+    replace_file(metadata, "entry_points.txt", _ENTRY_POINTS.encode(), _MODE)
     return target

@@ -26,9 +26,12 @@ import structlog
 
 from meter.model import Event
 from meter.work.peer import ANCILLARY_BYTES, Peer, ask_for_peers, peer_of
+from meter.work.safely import User, acting_as
 from meter.work.wire import Counters, Decoder, DevicesOf, Source
 
 _DATAGRAM_MAX = 1 << 20
+#: Of a socket's path (sun_path has 108, and a zero at its end).
+PATH_BYTES = 107
 _POLL_S = 0.01
 _LIVENESS_S = 1.0
 #: So many datagrams are taken before anything else is looked at.
@@ -59,8 +62,14 @@ class Listener:
         devices_of: DevicesOf | None = None,
         mode: int = 0o600,
         has_room: Callable[[], bool] = lambda: True,
+        user: User | None = None,
+        engine: User | None = None,
     ) -> None:
+        """``user``: as whom root makes the socket and removes it; ``engine``: whom root gives it to
+        afterwards (only in a folder that is root's alone)."""
         self._path = Path(path)
+        self._user = user
+        self._engine = engine
         self._push = push
         self._mode = mode
         self._has_room = has_room
@@ -110,12 +119,25 @@ class Listener:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), acting_as(self._user):
                 self._path.unlink()
 
     def _bind(self) -> socket.socket:
+        if (size := len(os.fsencode(self._path))) > PATH_BYTES:
+            raise ListenError(
+                f"cannot listen on {self._path}: it is {size} bytes long, a socket's path may be "
+                f"{PATH_BYTES}; choose a shorter path"
+            )
+        try:
+            with acting_as(self._user):
+                return self._bound()
+        except OSError as error:
+            remedy = "choose a path in a folder that the engine's user can write"
+            raise ListenError(f"cannot listen on {self._path}: {error}; {remedy}") from error
+
+    def _bound(self) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(self._path.stat().st_mode):
+            if not stat.S_ISSOCK(self._path.lstat().st_mode):
                 raise ListenError(f"{self._path} exists and is no socket; choose another path")
             if _is_listened_on(self._path):
                 raise ListenError(f"another meter listens on {self._path}: end that one first")
@@ -124,12 +146,15 @@ class Listener:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _DATAGRAM_MAX)
             ask_for_peers(listening)
+            os.fchmod(listening.fileno(), self._mode)  # before it has a name that others may take
             listening.bind(str(self._path))
-            self._path.chmod(self._mode)
-        except OSError as error:
+            if stat.S_IMODE(self._path.lstat().st_mode) != self._mode:  # the umask took from it
+                self._path.chmod(self._mode)
+            if self._engine is not None:
+                os.chown(self._path, *self._engine, follow_symlinks=False)
+        except OSError:
             listening.close()
-            remedy = "choose a shorter path in a directory that can be written"
-            raise ListenError(f"cannot listen on {self._path}: {error}; {remedy}") from error
+            raise
         listening.setblocking(False)
         return listening
 

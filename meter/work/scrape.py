@@ -11,7 +11,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-import urllib.request
+import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ from meter.model import (
 )
 from meter.trace.errors import LineError
 from meter.trace.fields import as_amount, clean
+from meter.work.ask import opener, remedy, request
 
 EVERY_S = 0.5
 #: No server's metrics are longer, and it has no more engines.
@@ -41,6 +42,8 @@ ENGINES_MAX = 64
 _TOKENS_MAX, _FINISHED_MAX = 10**8, 10**5
 _REASONS_MAX = 100
 _TIMEOUT_S = 5.0
+#: What is not there, or not understood; a server that starts may say 503.
+_NO_ENGINES = {*range(400, 500), 501}
 _CHUNK = 512
 _SUMS = {
     "vllm:prompt_tokens_total": "prompt",
@@ -55,6 +58,14 @@ class ScrapeError(Exception):
     """The server's counters cannot be had; the message says why."""
 
 
+class RefusedError(ScrapeError):
+    """It does not let us in; the message says what to do. Waiting is of no use."""
+
+
+class NoCountersError(ScrapeError):
+    """It answers, and shows no counters of an engine."""
+
+
 @dataclass
 class Totals:
     """One engine's counters: tokens since its start, requests now, requests finished by reason."""
@@ -65,14 +76,21 @@ class Totals:
     finished: Counter[str] = field(default_factory=Counter)
 
 
-def fetch(url: str, timeout_s: float = _TIMEOUT_S) -> str:
-    """The text of ``url``'s ``/metrics``. Raises ``ScrapeError``."""
+def fetch(url: str, timeout_s: float = _TIMEOUT_S, is_known: bool = False) -> str:
+    """The text of ``url``'s ``/metrics``. Raises ``ScrapeError``.
+
+    ``is_known``: the kernel says whose socket it is, so that no certificate is asked for it.
+    """
     try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{url.rstrip('/')}/metrics", timeout=timeout_s) as answer:
+        ask = request(f"{url.rstrip('/')}/metrics")
+        with opener(is_known).open(ask, timeout=timeout_s) as answer:
             data: bytes = answer.read(TEXT_BYTES_MAX + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ScrapeError(f"{url}/metrics: {error}") from error
+        said = f"{url}/metrics: {error}"
+        if (what := remedy(error)) is not None:
+            raise RefusedError(f"{said}: {what}") from error
+        is_other = isinstance(error, urllib.error.HTTPError) and error.code in _NO_ENGINES
+        raise (NoCountersError if is_other else ScrapeError)(said) from error
     if len(data) > TEXT_BYTES_MAX:
         raise ScrapeError(f"{url}/metrics is longer than {TEXT_BYTES_MAX >> 20} MiB")
     return data.decode("utf-8", errors="replace")
@@ -107,7 +125,7 @@ def read(text: str) -> dict[str, Totals]:
                 "reasons why requests end: these are no vLLM's"
             )
     if not any(totals.tokens for totals in found.values()):
-        raise ScrapeError(f"the server shows no counter of tokens ({', '.join(_SUMS)})")
+        raise NoCountersError(f"the server shows no counter of tokens ({', '.join(_SUMS)})")
     return found
 
 
@@ -205,11 +223,13 @@ class Scraper:
         push: Callable[[Event], None],
         devices: tuple[str, ...],
         every_s: float = EVERY_S,
+        is_known: bool = False,
     ) -> None:
-        self._url = url
+        self._url = self.url = url
         self._push = push
         self._devices = devices
         self._every_s = every_s
+        self._is_known = is_known
         self._engines: dict[str, Counted] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="joulemeter-scrape", daemon=True)
@@ -244,7 +264,7 @@ class Scraper:
 
     def _read(self) -> None:
         before_ns = time.monotonic_ns()
-        text = fetch(self._url)
+        text = fetch(self._url, is_known=self._is_known)
         t_ns = (before_ns + time.monotonic_ns()) // 2
         for label, totals in read(text).items():
             if label not in self._engines and len(self._engines) >= ENGINES_MAX:

@@ -422,3 +422,113 @@ def test_what_a_report_has_no_use_for_is_refused(call, trace, words, said):
     ended = call("report", *(str(trace) if word == "TRACE" else word for word in words))
     assert ended.exit_code == 2
     assert said in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["TRACE", "--config", "FILE", "--", "CMD", "--port", "8000"],
+        ["--config", "FILE", "TRACE", "--", "CMD", "--port", "8000"],
+        ["--config=FILE", "TRACE", "--", "CMD", "--port", "8000"],
+    ],
+)
+def test_record_takes_its_options_before_and_behind_the_trace(call, monkeypatch, tmp_path, words):
+    """What stands behind the dashes is the command's."""
+    ran = []
+    monkeypatch.setattr("meter.cli._run", lambda *given: ran.append(given))
+    trace, config = tmp_path / "t.jsonl", tmp_path / "c.yaml"
+    names = {"TRACE": str(trace), "FILE": str(config), "--config=FILE": f"--config={config}"}
+    result = call("record", *(names.get(word, word) for word in words))
+    assert result.exit_code == 0, result.output
+    ((command, given_config, port, _, record, *_),) = ran
+    assert (command, given_config, port, record) == (["CMD", "--port", "8000"], config, None, trace)
+
+
+NO_URLS = ["ftp://x", "localhost:9401", "http://", "http://[::1", "http://x:99999", "", "http:// x"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+@pytest.mark.parametrize(
+    "words",
+    [["top", "--once", "--url"], ["report", "--prometheus"], ["selftest", "--url"]],
+    ids=lambda words: words[0],
+)
+def test_what_is_no_url_is_refused(call, words, url):
+    """In one line that names the option and shows one that is."""
+    result = call(*words, url)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"joulemeter: {words[-1]}: ")
+    assert "http://127.0.0.1:8000" in line
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf", "1e300", "soon"])
+@pytest.mark.parametrize("command", ["demo", "selftest"])
+def test_seconds_that_nobody_can_mean_are_refused(call, command, value):
+    """Before anything is started."""
+    result = call(command, "--seconds", value)
+    assert result.exit_code == 2
+    assert "--seconds" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "65536", "99999", "1.5", "http"])
+@pytest.mark.parametrize(
+    "words", [["run"], ["attach"], ["record", "T"], ["demo"]], ids=lambda words: words[0]
+)
+def test_a_port_that_is_none_is_refused(call, words, value):
+    """By its option's name."""
+    result = call(*words, "--port", value, "--", "true")
+    assert result.exit_code == 2
+    assert "--port" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "101", "1000000000"])
+def test_pairs_that_would_never_end_are_refused(call, value):
+    result = call("selftest", "--demo", "--pairs", value)
+    assert result.exit_code == 2
+    assert "--pairs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["record", "DIR", "--", "true"],
+        ["record", "DIR/none/t", "--", "true"],
+        ["record", "/proc/none", "--", "true"],
+        ["demo", "--record", "DIR"],
+        ["selftest", "--demo", "--json", "DIR"],
+        ["selftest", "--demo", "--html", "DIR/none/page"],
+        ["report", "FILE", "--html", "DIR"],
+        ["replay", "TRACE", "--receipts", "DIR"],
+        ["replay", "TRACE", "--summary", "DIR/none/s"],
+        ["attach", "--socket", "DIR"],
+        ["attach", "--socket", "FILE"],
+        ["attach", "--socket", f"/{'x' * 200}"],
+        ["plugin", "FILE"],
+        ["plugin", "/proc/none"],
+        ["plugin", "DIR/p", "--socket", "FILE"],
+        ["replay", "FILE"],
+        ["replay", "DIR"],
+        ["report", "DIR"],
+        ["config", "check", "--config", "FILE"],
+        ["config", "check", "--config", "DIR"],
+        ["doctor", "--config", "DIR"],
+        ["run", "--config", "FILE", "--", "true"],
+        ["run", "--config", "DIR/none", "--", "true"],
+        ["report", "--prometheus", "http://127.0.0.1:1", "--from", "-99999999999999h"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_is_one_line(call, trace, tmp_path, words):
+    """A folder for a file, no such folder, what cannot be written, bytes for text."""
+    binary = tmp_path / "binary"
+    binary.write_bytes(bytes(range(256)) * 8)
+    names = {"DIR": str(tmp_path), "FILE": str(binary), "TRACE": str(trace)}
+    given = " ".join(words)
+    for name, path in names.items():
+        given = given.replace(name, path)
+    result = call(*given.split(" "))
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("joulemeter: "), result.stderr
+    assert len(result.stderr) < 2000

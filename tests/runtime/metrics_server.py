@@ -1,6 +1,8 @@
-"""A server with vLLM's counters and no plugin, for the tests of ``attach``. Argument: its port (0:
-any, printed). It serves one request after the other, 200 tokens/s, until it is ended."""
+"""A server with vLLM's counters and no plugin, for the tests of ``attach``. Arguments: its port (0:
+any, printed), its address, and a certificate's file for TLS. It serves one request after the other,
+200 tokens/s, until it is ended."""
 
+import ssl
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,6 +30,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+port, host, certificate = [*sys.argv[1:], *["", "127.0.0.1", None][len(sys.argv) - 1 :]]
+server = HTTPServer((host, int(port)), Handler)
+if certificate:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True)
 server.serve_forever()

@@ -8,7 +8,10 @@ import threading
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+
+from meter.runtime.witness import NAME as WITNESS
 
 ENGINE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
@@ -66,6 +69,18 @@ def poll(url, wanted, path="/v1/summary"):
             return answer.json()
         pause.wait(0.05)
     raise AssertionError(f"never came: {answer.text}")
+
+
+def family_of(pid):
+    """All that the command of this meter has started, and itself; without the meter's own."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [process for process in below if process.name() != WITNESS]
+
+
+def the_command(pid):
+    """What this meter has started."""
+    (command,) = [p for p in psutil.Process(pid).children() if p.name() != WITNESS]
+    return command
 
 
 def closes(summary):

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,8 @@ from meter.demo.card import Card
 pytestmark = pytest.mark.slow
 
 SERVER = Path(__file__).with_name("metrics_server.py")
+CERTIFICATE = str(Path(__file__).with_name("localhost.pem"))
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
 
 
 @pytest.fixture
@@ -37,6 +40,7 @@ def test_without_the_plugin_there_are_totals_and_it_says_so(metered, card, plain
     run = metered(target, command="attach")
     url = run.started()
     summary = poll(url, lambda s: s["attributed_j"] > 100 and closes(s))
+    assert not any("calibration_not_kept" in line for line in run.lines), "it has a place"
     assert summary["unattributed_j"] == 0
     text = httpx.get(url + "/metrics", trust_env=False).text
     assert re.search(
@@ -48,6 +52,44 @@ def test_without_the_plugin_there_are_totals_and_it_says_so(metered, card, plain
     assert run.end()[0] == 0, "the server has ended, and so does the meter"
     (line,) = [line for line in run.lines if "counters alone" in line]
     assert "no receipts" in line and "JOULEMETER_SOCKET" in line and "joulemeter run" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "url"),
+    [(["127.0.0.3"], "http://127.0.0.3"), (["127.0.0.1", CERTIFICATE], "https://127.0.0.1")],
+)
+def test_a_server_is_asked_where_it_listens(metered, card, words, url):
+    """On one address alone, or over TLS with a certificate of its own: its sockets say where."""
+    Card.attach(card).post(0, 200.0)
+    command = [sys.executable, str(SERVER), "0", *words]
+    with subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        port = int(process.stdout.readline())
+        run = metered(process.pid, command="attach")
+        poll(run.started(), lambda s: s["attributed_j"] > 10)
+        process.kill()
+    assert run.end()[0] == 0
+    assert any(f"counters alone ({url}:{port}/metrics)" in line for line in run.lines), run.lines
+
+
+def test_a_certificate_that_is_not_trusted_is_said_with_the_remedy(metered):
+    """Of a URL it is asked for: whoever gave it means that host. It is not waited for."""
+    command = [sys.executable, str(SERVER), "0", "127.0.0.1", CERTIFICATE]
+    with subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        url = f"https://localhost:{process.stdout.readline().strip()}"
+        run = metered(url, command="attach")
+        assert run.end()[0] == 2
+        assert any("SSL_CERT_FILE" in line for line in run.lines), run.lines
+        os.environ["SSL_CERT_FILE"] = CERTIFICATE
+        try:
+            run = metered(url, command="attach")
+            run.started()
+            while not any("counters alone" in line for line in run.lines):
+                assert run.process.poll() is None, run.lines
+                time.sleep(0.02)
+        finally:
+            del os.environ["SSL_CERT_FILE"]
+        process.kill()
+    run.end()
 
 
 def test_an_engine_that_somebody_put_the_plugin_beside_is_joined(metered, start, tmp_path):

@@ -1,5 +1,6 @@
 """The engine as a child: its exit code is ours, its signals arrive once."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -8,18 +9,26 @@ import time
 
 import psutil
 import pytest
+import structlog
+from processes import the_command
+
+from meter.runtime.child import Child
+from meter.runtime.witness import NAME as WITNESS
 
 # Runs a command as ``meter.runtime`` does, and says on stdout when it waits.
 SUPERVISOR = """
 import sys
 from meter.runtime.child import Child, CommandError
-from meter.runtime.signals import FORWARDED, block_signals
+from meter.runtime.signals import ENDING, block_signals
 from meter.runtime.family import end_the_rest
+from meter.runtime.witness import Witness
 import os
 mask = block_signals()
+witness = Witness.start()
+assert witness is not None
 try:
-    code = Child.start(sys.argv[1:], os.environ, mask).wait()
-    end_the_rest(FORWARDED, float(os.environ.get("GRACE_S", 30)))
+    code = Child.start(sys.argv[1:], os.environ, mask, witness).wait()
+    end_the_rest(ENDING, float(os.environ.get("GRACE_S", 30)), witness.pid)
 except CommandError as error:
     print(error, file=sys.stderr)
     code = error.code
@@ -93,6 +102,178 @@ def test_a_second_signal_is_forwarded_too():
     assert process.stdout.readline() == "SIGTERM SIGTERM\n"
     process.communicate(timeout=30)
     assert process.returncode == 2
+
+
+# Says when it is ready, then how often each signal came, until it is told to end.
+LOUD = """
+import collections, signal, sys, threading
+got = collections.Counter()
+def note(number, frame):
+    got[signal.Signals(number).name] += 1
+for name in sys.argv[1:]:
+    signal.signal(signal.Signals[name], note)
+reader = threading.Thread(target=sys.stdin.read)
+reader.start()
+print("ready", flush=True)
+while reader.is_alive():
+    reader.join(0.01)
+print(dict(got), flush=True)
+"""
+TOLD = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
+    *(signal.SIGUSR2, signal.SIGALRM, signal.SIGCONT, signal.SIGWINCH),
+)
+
+
+@pytest.fixture
+def loud():
+    """A supervised server in a group of its own that counts these signals."""
+    started = []
+
+    def begin(*numbers, command=()):
+        names = [number.name for number in numbers]
+        words = [*command, sys.executable, "-c", LOUD, *names]
+        process = supervise(*words, process_group=0)
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def counted(process, within_s=0.4):
+    """What it got, once all that was sent has had the time to be passed on."""
+    time.sleep(within_s)
+    out, _ = process.communicate(timeout=30)
+    return ast.literal_eval(out)
+
+
+def test_a_signal_to_the_whole_group_is_not_passed_on(loud):
+    """``kill -- -GROUP``: the server has it already."""
+    process = loud(*TOLD)
+    for number in TOLD:
+        os.killpg(process.pid, number)
+    assert counted(process) == dict.fromkeys((number.name for number in TOLD), 1)
+
+
+def test_a_signal_to_us_alone_is_passed_on(loud):
+    """``docker stop``, ``kill PID``."""
+    process = loud(*TOLD)
+    for number in TOLD:
+        process.send_signal(number)
+    assert counted(process, 1.5) == dict.fromkeys((number.name for number in TOLD), 1)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_signal_to_each_process_of_the_service_is_not_passed_on(loud, backwards):
+    """As systemd tells a control group: one after the other, in any order."""
+    process = loud(signal.SIGTERM)
+    pids = [process.pid, *(p.pid for p in psutil.Process(process.pid).children(recursive=True))]
+    assert len(pids) == 3
+    for pid in reversed(pids) if backwards else pids:
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.005)
+    assert counted(process) == {"SIGTERM": 1}
+
+
+def test_told_alone_and_then_with_the_group_the_server_is_told_once(loud):
+    """So does ``timeout``: its own child first, then the group that it made."""
+    process = loud(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert counted(process) == {"SIGTERM": 1}
+
+
+def test_a_group_and_then_us_alone_are_two(loud):
+    """Whoever asks again is heard."""
+    process = loud(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    assert counted(process) == {"SIGTERM": 2}
+
+
+def test_without_the_witness_every_signal_is_passed_on(loud):
+    """It was killed: rather twice than never."""
+    process = loud(signal.SIGTERM)
+    (witness,) = [p for p in psutil.Process(process.pid).children() if p.name() == WITNESS]
+    witness.kill()
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert counted(process) == {"SIGTERM": 2}
+
+
+def test_a_server_that_left_our_group_is_told_what_the_group_is(loud):
+    """It has not got it."""
+    process = loud(signal.SIGTERM, command=["setsid"])
+    os.killpg(process.pid, signal.SIGTERM)
+    assert counted(process) == {"SIGTERM": 1}
+
+
+def test_the_witness_is_found_by_no_name_of_ours_or_the_servers(loud):
+    """``pkill joulemeter`` means us, ``pkill vllm`` the server: it must not answer for either."""
+    process = loud(signal.SIGTERM)
+    (witness,) = [p for p in psutil.Process(process.pid).children() if p.name() == WITNESS]
+    assert [word for word in witness.cmdline() if word] == [WITNESS]
+    assert witness.num_fds() == 2, "none of the server's files"
+
+
+def test_the_witness_ends_with_us():
+    """Even where we are killed."""
+    process = supervise(sys.executable, "-c", COUNTER)
+    assert process.stdout.readline() == "ready\n"
+    family = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    gone, left = psutil.wait_procs(family, timeout=10)
+    assert left == []
+    assert len(gone) == 2
+
+
+def test_a_stop_reaches_the_server_and_stops_us_too(loud):
+    """``kill -TSTP``, which a shell waits for; both go on together."""
+    process = loud(signal.SIGCONT)
+    meter = psutil.Process(process.pid)
+    server = the_command(process.pid)
+    process.send_signal(signal.SIGTSTP)
+    for stopped in (server, meter):
+        until(lambda one=stopped: one.status() == psutil.STATUS_STOPPED)
+    process.send_signal(signal.SIGCONT)
+    until(lambda: server.status() != psutil.STATUS_STOPPED)
+    assert counted(process) == {"SIGCONT": 1}
+
+
+def until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("never came")
+
+
+def test_a_signal_before_the_server_is_there_reaches_it(tmp_path):
+    """Ctrl-C while a driver is slow to answer: the server that is started then ends by it."""
+    script = SUPERVISOR.replace("try:", "os.kill(0, 2)\ntry:", 1)
+    words = [sys.executable, "-c", script, "sleep", "60"]
+    done = subprocess.run(words, check=False, start_new_session=True, timeout=30)
+    assert done.returncode == 128 + signal.SIGINT
+
+
+def test_a_server_of_another_user_is_named_where_it_cannot_be_told(monkeypatch):
+    """A meter that is not root, and a command that became root (sudo): nothing of us fails."""
+
+    def forbidden(pid, number):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    with structlog.testing.capture_logs() as logs:
+        Child(4194304)._send(signal.SIGTERM)
+    (line,) = logs
+    assert (line["event"], line["remedy"][-7:]) == ("signal_not_passed_on", "4194304")
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_command_once():
@@ -218,7 +399,7 @@ def test_killed_it_leaves_the_command_serving():
     """kill -9 of us: the command goes on with its stdio, and gets no signal."""
     process = supervise(sys.executable, "-c", COUNTER)
     assert process.stdout.readline() == "ready\n"
-    (child,) = psutil.Process(process.pid).children()
+    child = the_command(process.pid)
     process.kill()
     process.wait(30)
     child.send_signal(signal.SIGHUP)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from processes import ENGINE, closes, poll
+from processes import ENGINE, closes, family_of, poll, the_command
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +61,7 @@ def test_a_killed_engine_ends_the_meter_with_its_code(metered):
     run = metered("--", *ENGINE, 60, 0)
     url = run.started()
     poll(url, lambda s: s["receipts_closed"] >= 2 and closes(s))
-    (engine,) = psutil.Process(run.process.pid).children()
-    engine.kill()
+    the_command(run.process.pid).kill()
     code, _ = run.end()
     assert code == 128 + signal.SIGKILL
     assert re.search(r"attributed \+ .*; \d+ requests$", run.lines[-1]), run.lines[-1]
@@ -93,7 +92,7 @@ def test_a_command_that_is_ended_while_it_starts_leaves_nothing(metered):
     run = metered("--", "sh", "-c", script)
     run.started()
     assert run.process.stdout.readline() == "started\n"
-    family = psutil.Process(run.process.pid).children(recursive=True)
+    family = family_of(run.process.pid)
     assert len(family) == 3
     run.process.send_signal(signal.SIGTERM)
     code, _ = run.end()

@@ -5,9 +5,8 @@ import json
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
-from processes import ENGINE, UUID, closes, poll
+from processes import ENGINE, UUID, closes, poll, the_command
 
 from meter.model import Clock, Device, DeviceState, Quality, Reading, Snapshot
 from meter.runtime.takeover import Gate, Note, Notes, Stood, boot_id
@@ -18,8 +17,7 @@ pytestmark = pytest.mark.slow
 
 def engine_of(run):
     """The engine that a ``joulemeter run`` has started."""
-    (engine,) = psutil.Process(run.process.pid).children()
-    return engine
+    return the_command(run.process.pid)
 
 
 def killed_in_mid_run(metered, *words):

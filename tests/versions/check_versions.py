@@ -87,7 +87,8 @@ def test_tokens_and_sums_hold_through_a_kill_of_the_meter(metered: Metered) -> N
 def test_ended_while_it_starts_it_leaves_nothing(metered: Metered) -> None:
     """SIGTERM while it loads: the code is the server's, and none of its processes is left. vLLM
     0.32 may not heed the first one, with a meter or without: a second one ends it."""
-    server = until(lambda: (psutil.Process(metered.meter.pid).children() or [None])[0], 60, metered)
+    until(lambda: len(psutil.Process(metered.meter.pid).children()) > 1, 60, metered)
+    server = metered.server()
     until(lambda: server.children(recursive=True), START_S, metered)
     metered.family = [server, *server.children(recursive=True)]
     metered.meter.send_signal(signal.SIGTERM)

@@ -23,6 +23,7 @@ from smoke import free_port, home, serve_command
 from meter.demo import card as card_module
 from meter.demo.card import Card, CardSpec
 from meter.demo.nvml_build import build
+from meter.runtime.witness import NAME as WITNESS
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 #: What the card draws before the worker's hook first posts.
@@ -88,7 +89,8 @@ class Metered:
 
     def server(self) -> psutil.Process:
         """vLLM's main process, while the meter that started it lives."""
-        (child,) = psutil.Process(self.meter.pid).children()
+        children = psutil.Process(self.meter.pid).children()
+        (child,) = [child for child in children if child.name() != WITNESS]
         return child
 
     def await_up(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -22,7 +23,7 @@ from meter.model import (
     RequestOpened,
     Step,
 )
-from meter.work.scrape import Counted, ScrapeError, Scraper, fetch, read
+from meter.work.scrape import Counted, RefusedError, ScrapeError, Scraper, fetch, read
 
 TEXT = """# HELP vllm:prompt_tokens_total Prefilled.
 # TYPE vllm:prompt_tokens_total counter
@@ -208,3 +209,48 @@ def test_a_port_that_speaks_no_http_is_no_server(ssh_url: str) -> None:
     """``attach`` looks at whatever a process listens on."""
     with pytest.raises(ScrapeError, match="SSH"):
         fetch(ssh_url)
+
+
+class _Guarded(BaseHTTPRequestHandler):
+    """Wants a key, or sends elsewhere; keeps what it was told."""
+
+    told: ClassVar[list[str | None]] = []
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        self.told.append(self.headers.get("Authorization"))
+        if self.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", self.elsewhere)
+        elif self.headers.get("Authorization") == "Bearer right":
+            self.send_response(200)
+        else:
+            self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_key_is_asked_for_and_goes_to_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """401: the variable is named; with it the server lets us in. Who sends us on gets it alone."""
+    first, second = (type("Guarded", (_Guarded,), {"told": []}) for _ in range(2))
+    with (
+        HTTPServer(("127.0.0.1", 0), first) as one,
+        HTTPServer(("127.0.0.1", 0), second) as two,
+    ):
+        for server in (one, two):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{one.server_port}"
+        monkeypatch.delenv("VLLM_API_KEY", raising=False)
+        with pytest.raises(RefusedError, match="it wants a key: set VLLM_API_KEY"):
+            fetch(url)
+        monkeypatch.setenv("VLLM_API_KEY", "right")
+        assert fetch(url) == ""
+        first.elsewhere = f"http://127.0.0.1:{two.server_port}/metrics"
+        with pytest.raises(RefusedError):
+            fetch(url)
+        for server in (one, two):
+            server.shutdown()
+    assert first.told == [None, "Bearer right", "Bearer right"]
+    assert second.told == [None]
