@@ -680,14 +680,18 @@ def _check_outputs(outputs: Mapping[str, Path | None], others: Mapping[str, Path
 
 
 def _not_writable(path: Path) -> str | None:
-    """Why a file cannot be written there; ``None`` where it can."""
+    """Why a file cannot be written there; ``None`` where it can. Raises ``OSError``."""
     folder = path.absolute().parent
     if path.is_dir():
         return "it is a folder"
     if not folder.is_dir():
         return f"there is no folder {str(folder)[:200]}; make it, or name another file"
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        return "permission denied"
+    is_new = not path.exists()
+    if is_new or path.is_file():  # a pipe would be waited for
+        with path.open("ab"):
+            pass
+    if is_new:
+        path.unlink()
     return None
 
 

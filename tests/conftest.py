@@ -1,5 +1,6 @@
 """For all tests."""
 
+import signal
 import socketserver
 import threading
 
@@ -23,6 +24,14 @@ def no_memory_of_the_callers(tmp_path_factory):
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_were():
+    """A command that is tried in this process blocks signals; what starts later would not end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Banner(socketserver.BaseRequestHandler):
