@@ -46,7 +46,8 @@ PortNumber = Annotated[
     typer.Option(
         min=0,
         max=65535,
-        help="Port of the meter's metrics, receipts and page; none given: or the next free one.",
+        help="Port of the meter's metrics, receipts and page. If it is taken and was not set, "
+        "the next free one is used.",
         show_default="29401",
     ),
 ]
@@ -375,8 +376,7 @@ def doctor(
 ) -> None:
     """Say what this machine can measure, at which quality, and the next step to better.
 
-    Exits with 0 where nothing could be better, 1 where it works and could be, 2 where no energy
-    can be had.
+    Exits with 0 if nothing could be better, 1 if it could, 2 if no energy can be had.
     """
     settings = _settings(config, {"power.nvml_library": nvml_library})
     from meter.doctor import examine
@@ -686,8 +686,15 @@ def _not_writable(path: Path) -> str | None:
         return "it is a folder"
     if not folder.is_dir():
         return f"there is no folder {str(folder)[:200]}; make it, or name another file"
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        return "permission denied"
+    # To root every place says that it can be written, /proc and a read-only disk too.
+    try:
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        else:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            path.unlink()
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
     return None
 
 
@@ -731,8 +738,9 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
+    """Every line says whose it is: a server may write between them."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"joulemeter: {message}", file=sys.stderr)
+        print("\n".join(f"joulemeter: {line}" for line in message.splitlines()), file=sys.stderr)
 
 
 def main() -> None:
