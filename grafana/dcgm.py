@@ -39,8 +39,8 @@ def beside_dcgm() -> Section:
                 About(
                     "Meter and DCGM",
                     "Watts from the meter's readings of the energy counter, and from "
-                    "dcgm-exporter's, over five minutes: each begins when it has been there so long. "
-                    "The lines lie on each other.",
+                    "dcgm-exporter's, over five minutes: each begins when it has been there so "
+                    "long. The lines lie on each other.",
                     "watt",
                     "a line at 0 W, which no card under power can reach.",
                 ),
