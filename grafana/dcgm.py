@@ -39,16 +39,18 @@ def beside_dcgm() -> Section:
                 About(
                     "Meter and DCGM",
                     "Watts from the meter's readings of the energy counter, and from "
-                    "dcgm-exporter's, over five minutes. The lines lie on each other.",
+                    "dcgm-exporter's, over five minutes: each begins when it has been there so "
+                    "long. The lines lie on each other.",
                     "watt",
                     "a line at 0 W, which no card under power can reach.",
                 ),
                 [
-                    Query(q.counter_w(q.CARD, "5m"), f"{q.CARD_NAME} meter"),
+                    Query(q.counter_whole_w(q.CARD, "5m"), f"{q.CARD_NAME} meter"),
                     Query(q.dcgm_w(q.CARD, "5m"), f"{q.CARD_NAME} DCGM"),
                 ],
                 12,
                 ((None, "red"), (0.0, "green")),
+                no_value="Not read for five minutes yet; or meter blind",
                 behind="/ meter$/",
             ),
             graph_panel(

@@ -137,6 +137,12 @@ def counter_w(by: str, window: str = STEP) -> str:
     return rate(series("joulemeter_gpu_energy_joules_total", scope=GPU), by, window)
 
 
+def counter_whole_w(by: str, window: str) -> str:
+    """The same over whole windows alone: a rate over more than there is comes out too low."""
+    counter = series("joulemeter_gpu_energy_joules_total", scope=GPU)
+    return f"sum by ({by}) (rate({counter}[{window}]) and {counter} offset {window})"
+
+
 def dcgm_w(by: str, window: str) -> str:
     """Power (W) by dcgm-exporter's counter of the same cards, under the meter's own labels.
 
@@ -159,7 +165,7 @@ def of_card(dcgm: str) -> str:
 def dcgm_difference(window: str) -> str:
     """How far the meter is from DCGM, either way, as a part of what DCGM counted; by card."""
     by = "instance, gpu"
-    return f"abs({ratio(counter_w(by, window), dcgm_w(by, window))} - 1)"
+    return f"abs({ratio(counter_whole_w(by, window), dcgm_w(by, window))} - 1)"
 
 
 def cap_share(window: str = RANGE) -> str:

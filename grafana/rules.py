@@ -128,7 +128,8 @@ _BESIDE_DCGM = """
     interval: 30s
     rules:
       # Watts by card, from dcgm-exporter's counter under its old name or its new one. A card that
-      # is there under both, or once for each part of it (MIG), counts once.
+      # is there under both, or once for each part of it (MIG), counts once. One that has not been
+      # there for all of the window has no figure yet: its rate would come out too low.
 @energy
       # Its clock, likewise.
       - record: gpu:dcgm_sm_clock_hertz:max
@@ -143,7 +144,9 @@ _DCGM_ENERGY = """\
         expr: >-
           max by (gpu_uuid) (label_replace(
             rate(DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL[@window])
-            or rate(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION[@window]) / 1000,
+            and DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL offset @window
+            or rate(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION[@window]) / 1000
+            and DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION offset @window,
             "gpu_uuid", "$1", "UUID", "(.+)"))
 """
 

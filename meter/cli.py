@@ -46,7 +46,8 @@ PortNumber = Annotated[
     typer.Option(
         min=0,
         max=65535,
-        help="Port of the meter's metrics, receipts and page; none given: or the next free one.",
+        help="Port of the meter's metrics, receipts and page. If it is taken and was not set, "
+        "the next free one is used.",
         show_default="29401",
     ),
 ]
@@ -375,8 +376,7 @@ def doctor(
 ) -> None:
     """Say what this machine can measure, at which quality, and the next step to better.
 
-    Exits with 0 where nothing could be better, 1 where it works and could be, 2 where no energy
-    can be had.
+    Exits with 0 if nothing could be better, 1 if it could, 2 if no energy can be had.
     """
     settings = _settings(config, {"power.nvml_library": nvml_library})
     from meter.doctor import examine
@@ -680,18 +680,21 @@ def _check_outputs(outputs: Mapping[str, Path | None], others: Mapping[str, Path
 
 
 def _not_writable(path: Path) -> str | None:
-    """Why a file cannot be written there; ``None`` where it can. Raises ``OSError``."""
+    """Why a file cannot be written there; ``None`` where it can."""
     folder = path.absolute().parent
     if path.is_dir():
         return "it is a folder"
     if not folder.is_dir():
         return f"there is no folder {str(folder)[:200]}; make it, or name another file"
-    is_new = not path.exists()
-    if is_new or path.is_file():  # a pipe would be waited for
-        with path.open("ab"):
-            pass
-    if is_new:
-        path.unlink()
+    # To root every place says that it can be written, /proc and a read-only disk too.
+    try:
+        if path.is_file():
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        elif not path.exists():  # a pipe or a device is opened when it is written
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            path.unlink()
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
     return None
 
 
@@ -735,8 +738,9 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
+    """Every line says whose it is: a server may write between them."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"joulemeter: {message}", file=sys.stderr)
+        print("\n".join(f"joulemeter: {line}" for line in message.splitlines()), file=sys.stderr)
 
 
 def main() -> None:

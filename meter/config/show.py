@@ -18,8 +18,11 @@ _WIDTH = 80
 
 def commented(settings: Settings) -> str:
     """YAML in 80 columns; its first lines say how else a key can be set."""
-    head = "# Flags go before JOULEMETER_<SECTION>__<KEY> variables before this file."
-    return "\n".join([head, *_section(settings, "")])
+    head = (
+        "# A flag wins over a variable (JOULEMETER_<SECTION>__<KEY>),",
+        "# and a variable over this file.",
+    )
+    return "\n".join([*head, *_section(settings, "")])
 
 
 def _section(section: BaseModel, indent: str) -> Iterator[str]:

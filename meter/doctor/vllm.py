@@ -47,6 +47,12 @@ def vllm(machine: Machine) -> list[Finding]:
     """Findings on the engine and on the plugin."""
     installed = find(machine)
     if installed is None:
+        if machine.named is not None and not machine.named.exists():
+            step = (
+                "name a Python, a virtual environment or a vllm command that is there: "
+                "joulemeter doctor --python PATH"
+            )
+            return [Finding("vllm", Level.NO, f"there is no {machine.named}", step)]
         where = "here" if machine.named is None else f"in {machine.named}"
         step = "install vLLM, or say where it is installed: joulemeter doctor --python PATH"
         return [Finding("vllm", Level.NO, f"no vLLM {where}: no requests are seen", step)]

@@ -91,7 +91,7 @@ def account_families(state: State) -> Iterator[Metric]:
     yield counter(
         "joulemeter_unattributed_joules",
         "Energy that no request, idle time or start-up explains, by reason: lost_steps, "
-        "foreign_load, dummy_steps, counter_silent.",
+        "foreign_load, dummy_steps, meter_down, counter_silent, no_payer.",
         ("reason",),
         (((reason,), j) for reason, j in state.snapshot.unattributed.items()),
     )

@@ -34,7 +34,8 @@ _SAID = 300
 _LOOKS = 2000
 _COVERED = 0.99
 _NOTE = (
-    "Made from Prometheus: sums are reckoned from scrapes (increase), and a model's cost includes "
+    "Made from Prometheus: sums are reckoned from scrapes (increase): what an account held when it "
+    "was first scraped, most of a start-up, is in no account here. A model's cost includes "
     "that of its engine's idle time. Single requests are in receipts, not here."
 )
 

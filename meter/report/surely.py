@@ -114,10 +114,15 @@ def _meter(meter: Meter) -> str:
             meter.boundary,
             meter.quality,
             energy(meter.energy_j),
-            quantity(meter.refresh_s, "s", 3),
+            _moves(meter.refresh_s),
             "not found" if meter.delay_s is None else _delay(meter.delay_s, meter.delay_sd_s),
         )
     )
+
+
+def _moves(refresh_s: float | None) -> str:
+    """0: it has no tick of its own, as a CPU's."""
+    return "reading" if refresh_s == 0.0 else quantity(refresh_s, "s", 3)
 
 
 def _delay(seconds: float, doubt_s: float | None) -> str:

@@ -112,10 +112,12 @@ def left_out(environ: Mapping[str, str]) -> str | None:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """The process and all that it has started; empty where it is gone."""
+    """The process and all that it has started, but for this one (a shell or a supervisor starts
+    the server and its meter); empty where it is gone."""
     try:
         process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
+        started = process.children(recursive=True)
+        return [process, *(one for one in started if one.pid != os.getpid())]
     except psutil.Error:
         return []
 

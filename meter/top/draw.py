@@ -208,7 +208,8 @@ def _batch(series: Series, now_s: float, width: int) -> Text:
 def _devices(
     summary: Mapping[str, Any], series: Series, view: View, width: int, room: int
 ) -> list[Text]:
-    """A bar of power for each, against its limit where it has one, else against the largest."""
+    """A bar of power for each, against its limit where it has one, else against the largest; one
+    that is alone and has no limit has none, for it would be full whatever is drawn."""
     devices: Sequence[Mapping[str, Any]] = summary["devices"]
     watts: Sequence[float | None] = series.power_w() or [None] * len(devices)
     most = max((value for value in watts if value is not None), default=0.0) or 1.0
@@ -218,7 +219,11 @@ def _devices(
         text = Text(f"{name:>8} ")
         limit_w = device["power_limit_w"]
         part = (value or 0.0) / (limit_w or most)
-        text.append_text(bar([("#d8ac45", min(1.0, part))], max(10, width - 44)))
+        room_for_bar = max(10, width - 44)
+        if limit_w or len(devices) > 1:
+            text.append_text(bar([("#d8ac45", min(1.0, part))], room_for_bar))
+        else:
+            text.append(" " * room_for_bar)
         text.append(f" {quantity(value, 'W', 3):>7}", style="bold")
         text.append(f" / {quantity(limit_w, 'W', 3)}" if limit_w else "", style="dim")
         text.append(f" {energy(device['measured_j'], view.unit):>10}", style="dim")

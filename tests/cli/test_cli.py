@@ -11,7 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from meter import __version__
+from meter import __version__, cli
 from meter.cli import app
 from meter.config import Settings
 
@@ -532,3 +532,29 @@ def test_a_file_that_cannot_be_is_one_line(call, trace, tmp_path, words):
     lines = result.stderr.splitlines()
     assert lines[-1].startswith("joulemeter: "), result.stderr
     assert len(result.stderr) < 2000
+
+
+def test_each_line_of_an_error_says_whose_it_is(call, tmp_path):
+    """A server and its shell write to the same terminal."""
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("http: {prot: 1}\npricing: {pue: 0.5}\n")
+    lines = call("config", "check", "--config", str(wrong)).stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("joulemeter: ") for line in lines)
+
+
+def test_what_can_be_written_is_left_as_it_was(tmp_path):
+    """Whether it can be is tried, as root too, and nothing stays of the trial."""
+    there, new = tmp_path / "there.html", tmp_path / "new.html"
+    there.write_text("kept")
+    assert cli._not_writable(there) is None
+    assert cli._not_writable(new) is None
+    assert there.read_text() == "kept"
+    assert not new.exists()
+
+
+def test_a_paragraph_of_help_is_not_broken_in_its_middle():
+    """Beyond the first, a line's end in the source is one on the screen."""
+    for command in app.registered_commands:
+        for paragraph in (command.callback.__doc__ or "").split("\n\n")[1:]:
+            assert len(paragraph.strip().splitlines()) <= 1, command.callback.__name__

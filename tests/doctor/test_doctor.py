@@ -469,6 +469,7 @@ def test_a_name_without_a_vllm_is_said(lab: Lab, named: str) -> None:
     assert finding.level is NO
     assert str(lab.root / named) in finding.text
     assert "doctor --python PATH" in (finding.step or "")
+    assert (finding.text == f"there is no {lab.root / named}") == (named == "nowhere")
 
 
 def test_what_is_worst_comes_first() -> None:

@@ -12,11 +12,13 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from meter.attribution.books import NO_PAYER
 from meter.export.prometheus import make_registry
 from meter.export.publisher import Publisher
 from meter.export.state import Health
 from meter.model import Account, Engine, TenantKey
 from meter.pricing import Tariff
+from meter.report import surely
 from tests.needs import program
 
 GOLDEN = Path(__file__).parent / "golden.prom"
@@ -271,3 +273,16 @@ def test_the_tariff_of_the_golden_text_has_every_price():
     """So that no family of prices is missing from it."""
     assert TARIFF.known
     assert TARIFF.pue is not None
+
+
+def test_every_reason_is_explained_wherever_it_is_shown():
+    """Those of the joules that are nobody's: in the help of the metric, on the page, in reports."""
+    page = (Path(__file__).parents[2] / "meter/export/page/words.js").read_text("utf-8")
+    helped = next(
+        line for line in GOLDEN.read_text().splitlines() if "_unattributed_joules" in line
+    )
+    reasons = surely._REASONS.keys()
+    assert reasons >= {"lost_steps", "dummy_steps", "meter_down", "counter_silent", NO_PAYER}
+    for reason in reasons:
+        assert reason in helped
+        assert f'{reason}: "' in page

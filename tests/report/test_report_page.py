@@ -148,6 +148,14 @@ def test_a_guess_is_not_shown_as_learned():
     assert "115" not in text.partition("What work costs")[2]
 
 
+def test_a_counter_without_a_tick_does_not_move_every_0_s():
+    """A CPU's has a new value at each reading."""
+    cpu = Meter("CPU", "cpu", "host", "estimated", 9.0, refresh_s=0.0)
+    text = cells(make_report(meters=(cpu,)))
+    assert "counter moves every" in text
+    assert "9.000 J reading not found" in text
+
+
 def test_a_tenants_prompts_are_not_taken_for_computed_input():
     """Columns of different meaning have different names."""
     text = cells(make_report())

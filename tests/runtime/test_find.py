@@ -78,3 +78,20 @@ def test_a_target_that_can_be_none_is_refused(target, said):
         find(target)
     assert "\n" not in str(failed.value)
     assert "secret" not in str(failed.value)
+
+
+def test_a_meter_is_no_part_of_the_server_that_it_attaches_to():
+    """A shell or a supervisor starts both: what the meter listens on is not the server's."""
+    told = subprocess.run(
+        [
+            *("sh", "-c", '"$0" -c "$1" $$; true', sys.executable),
+            "import os, sys; from meter.runtime.find import family; "
+            "print(os.getpid(), sys.argv[1], *(p.pid for p in family(int(sys.argv[1]))))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    meter, shell, *members = told
+    assert members[0] == shell
+    assert meter not in members

@@ -47,6 +47,15 @@ def test_a_frame_is_as_large_as_the_screen(size, running, devices):
     assert "quit" in shown[-1]
 
 
+@pytest.mark.parametrize("limit_w", [700.0, None])
+def test_a_device_without_a_limit_that_is_alone_has_no_bar(limit_w):
+    """It would be full at every power, as if no more could be drawn."""
+    told = heard()
+    told.message["summary"]["devices"][0]["power_limit_w"] = limit_w
+    (line,) = [line for line in lines(told) if line.strip().startswith(("GPU", "CPU"))]
+    assert ("█" in line or "░" in line) == (limit_w is not None)
+
+
 @pytest.mark.parametrize("unit", ["J", "kWh"])
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_sum_can_be_added_up(unit, width):

@@ -191,7 +191,7 @@ function devices(s) {
   at("devices").replaceChildren(...s.devices.map((device, i) => {
     const item = document.createElement("li"), name = document.createElement("span"), note = document.createElement("small");
     name.append(by === "device" ? key(deviceColour(i)) : "", `${device.gpu} · ${device.gpu_name}`);
-    const told = device.refresh_s === null ? "" : !(device.delay_s >= 0.001)
+    const told = !device.refresh_s ? "" : !(device.delay_s >= 0.001)
       ? say("counter_refresh", seconds(device.refresh_s)) : say("counter", seconds(device.refresh_s), seconds(device.delay_s));
     note.append(tag(device.quality), ` ${say("measured_since", energy(device.measured_j))}${told ? ` · ${told}` : ""}${device.note ? ` · ${device.note}` : ""}`);
     item.append(name, piece(quantity(series.moments.at(-1)?.watts[i], "W", 3), ""), note);
