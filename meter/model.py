@@ -124,7 +124,8 @@ class Engine:
 
     ``params``, ``active_params``: parameters (count); ``weight_bytes``, ``kv_bytes_per_token``:
     bytes; ``fidelity``: how its work is seen; ``experts``: ``None`` for a dense model, or where
-    it is not known; ``layout``: ``None`` where it is not known.
+    it is not known; ``layout``: ``None`` where it is not known. Where ``devices`` is empty,
+    ``owns_none`` says that it owns none; else nobody has told yet which.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Engine:
     engine_version: str | None = None
     experts: Experts | None = None
     layout: Layout | None = None
+    owns_none: bool = False
 
 
 @dataclass(frozen=True, slots=True)

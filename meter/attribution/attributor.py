@@ -94,7 +94,7 @@ class Attributor:
         self._hindsight = hindsight
         self._devices: dict[str, OnDevice] = {}
         self._engines: dict[str, EngineState] = {}
-        #: Engines that were announced with no device.
+        #: Engines whose devices nobody has told.
         self._without: set[str] = set()
         self._waves: list[list[EngineState]] = []
         self._unknowns: dict[str, Unknown] = {}
@@ -282,12 +282,13 @@ class Attributor:
 
     def _take_in(self, device: str, engines: Sequence[str] | None) -> None:
         """A device that comes late (its driver was slow) is that of ``engines``, or, where those
-        are not told, of the engines with none."""
+        are not told, of the engines whose devices nobody has told."""
         without = set(self._without)
         for id in without if engines is None else self._engines.keys() & engines:
             info = self._engines[id].info
             if device not in info.devices:
-                self._add_engine(replace(info, devices=(*info.devices, device)))
+                devices = (*info.devices, device)
+                self._add_engine(replace(info, devices=devices, owns_none=False))
         self._without = without
 
     def _add_engine(self, info: Engine) -> None:
@@ -297,9 +298,11 @@ class Attributor:
         if known is None:
             self._engines[info.id] = EngineState(info)
         else:
-            devices = info.devices or known.info.devices
-            known.info = replace(info, devices=devices)
-        if not self._engines[info.id].info.devices:
+            if not info.devices and not info.owns_none:  # not told: as it was
+                before = known.info
+                info = replace(info, devices=before.devices, owns_none=before.owns_none)
+            known.info = info
+        if not info.devices and not info.owns_none:
             self._without.add(info.id)
         for id in info.devices:
             self._begin(id, info)
