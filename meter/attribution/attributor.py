@@ -164,7 +164,8 @@ class Attributor:
 
     def running(self) -> list[Running]:
         """Every client's request without a final receipt, as it stands at the settled watermark."""
-        rows = [row for engine in self._engines.values() for row in running(engine)]
+        engines = self._engines.values()
+        rows = [row for e in engines for row in running(e, self._quality(e) is not None)]
         return together(rows, self._groups.ended_parts()) if self._groups.several else rows
 
     def snapshot(self) -> Snapshot:
@@ -402,10 +403,11 @@ class Attributor:
         return [self._devices[id] for id in engine.info.devices if id in self._devices]
 
     def _quality(self, engine: EngineState) -> Quality | None:
-        """The worst of the engine's devices; worked out once a settlement."""
+        """The worst of the engine's devices that were ever read; worked out once a settlement."""
         id = engine.info.id
         if id not in self._qualities:
-            self._qualities[id] = worst([work.device.quality for work in self._works(engine)])
+            read = [work for work in self._works(engine) if work.counter.first_ns is not None]
+            self._qualities[id] = worst([work.device.quality for work in read])
         return self._qualities[id]
 
     # --- receipts

@@ -160,8 +160,7 @@ def build(
     turn_to = sampler.turn_to if sampler is not None and not settings.power.devices else None
     devices_of = Claims(found, configured, environ, turn_to)
     ours = partial(devices_of.of_command, server)
-    first = ours()
-    engine = Engine(ENGINE, first or (), owns_none=first == ())
+    engine = _nameless(ours())
 
     def make_place() -> Place:
         return new_place() if socket is None else given_place(socket, server, socket_was_told)
@@ -226,6 +225,11 @@ def build(
         gate.open(missed(note, lambda: names_of(listener)))
     parts_of_it = (place, inbox, writer, sampler, listener, port, tuple(devices))
     return Meter(*parts_of_it, engine.devices, heard, deaths)
+
+
+def _nameless(devices: tuple[str, ...] | None) -> Engine:
+    """The command's engine, until one says its name; ``None``: its devices are not known yet."""
+    return Engine(ENGINE, devices or (), owns_none=devices == ())
 
 
 def _inbox() -> Inbox:

@@ -11,6 +11,7 @@ import pytest
 from meter.attribution import Attributor, from_facts, to_facts
 from meter.model import (
     Account,
+    Clock,
     DeviceFound,
     Engine,
     EngineEvent,
@@ -350,6 +351,29 @@ def test_owning_no_device_is_not_the_same_as_not_being_told(told: Engine, mine: 
     assert s.attributed_j == pytest.approx(150.0 if mine else 0.0)
     assert s.measured_j == pytest.approx(150.0)
     assert conserved(s)
+
+
+@pytest.mark.parametrize("devices", [(), ("GPU-0",)])
+def test_where_no_device_of_an_engine_was_read_nothing_is_known(devices: tuple) -> None:
+    """Without a device, or with one that has never said a thing: no receipt and no row has a
+    figure, until the first reading."""
+    core = Attributor([CONTINUOUS], [replace(ENGINE, devices=devices, owns_none=not devices)])
+    for name in "ab":
+        core.feed(RequestOpened("0", name, 1_000_000_000))
+    works = tuple(Work(name, 1, 9, Phase.DECODE) for name in "ab")
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_500_000_000, works))
+    core.feed(RequestClosed("0", "a", 2_000_000_000, "stop", 9, 0, 1))
+    core.feed(Step("0", 0, 1, 5_000_000_000, 6_000_000_000, works[1:]))
+    core.feed(Clock(9_000_000_000, 0))
+    assert {row.measured for row in core.running()} == {False}
+    for name in "ab":
+        receipt = core.receipt(name)
+        assert receipt is not None
+        assert (receipt.quality, receipt.energy_j) == (None, 0.0)
+    if devices:
+        for second in (10, 11, 12, 13, 16):
+            core.feed(Reading("GPU-0", second * 1_000_000_000, 50_000_000 * second))
+        assert {row.measured for row in core.running()} == {True}
 
 
 def test_an_engine_that_lets_its_devices_go_while_it_works_loses_no_joule() -> None:

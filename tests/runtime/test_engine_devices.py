@@ -209,7 +209,7 @@ def test_no_device_is_an_answer_and_not_known_is_another(found, configured, told
 
 
 def test_what_an_engine_says_of_no_device_reaches_the_core():
-    """The hello of an engine that may use no GPU says so; of one that cannot be told it does not."""
+    """The hello of an engine that may use no GPU says so; where that is not known it does not."""
     claims = Claims(lambda: FOUND, (), {"CUDA_VISIBLE_DEVICES": "0"})
     for said, owns_none in (("", True), ("-1", True), ("0", False)):
         facts = {"engine": "0", "cuda_visible_devices": said}
