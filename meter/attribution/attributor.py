@@ -21,7 +21,7 @@ from meter.attribution.books import NO_PAYER, Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.drawn import Drawn
-from meter.attribution.engine import LOST_STEPS, EngineState, Request
+from meter.attribution.engine import LOST_STEPS, OPEN_MAX, EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter
@@ -74,7 +74,8 @@ class Attributor:
     ``finish``, and then with coefficients that all intervals have taught. ``watch`` is shown each
     block of a device's intervals as its joules are handed out, and how many of them are closed.
     Events may come ``window_ns`` out of order; devices and engines may also come as events. No
-    method raises on odd input: what cannot be used is counted.
+    method raises on odd input: what cannot be used is counted. While ``open_max`` requests are open
+    a step that names one more is lost (``lost_steps``).
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class Attributor:
         hindsight: bool = False,
         watch: Callable[[str, Block, int], None] | None = None,
         window_ns: int = WINDOW_NS,
+        open_max: int = OPEN_MAX,
     ) -> None:
         self._watch = watch
         self._reorder = Reorder(window_ns, at_leisure=hindsight)
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
+        self._open_max = open_max
         self._devices: dict[str, OnDevice] = {}
         self._engines: dict[str, EngineState] = {}
         #: Engines whose devices nobody has told.
@@ -235,8 +238,7 @@ class Attributor:
 
     def _open(self, event: RequestOpened) -> None:
         engine = self._engine(event.engine)
-        if event.request not in engine.requests:
-            engine.open(event)
+        if engine.open(event):
             self._groups.open(event)
 
     def _live(self, event: EngineEvent) -> None:
@@ -297,7 +299,7 @@ class Attributor:
         self._without.discard(info.id)
         known = self._engines.get(info.id)
         if known is None:
-            self._engines[info.id] = EngineState(info)
+            self._engines[info.id] = EngineState(info, self._has_room)
         else:
             if not info.devices and not info.owns_none:  # not told: as it was
                 before = known.info
@@ -315,6 +317,10 @@ class Attributor:
         if work is not None:
             work.believe([engine.info for engine in self._owners(device)])
             work.calibration.restore(self._restored.get((device, info.model or "")))
+
+    def _has_room(self) -> bool:
+        """Whoever names requests and closes none would else take all the memory there is."""
+        return sum(engine.unfinished for engine in self._engines.values()) < self._open_max
 
     def _engine(self, id: str) -> EngineState:
         """The engine of that name; one that nobody announced owns every device."""
