@@ -124,7 +124,8 @@ class Engine:
 
     ``params``, ``active_params``: parameters (count); ``weight_bytes``, ``kv_bytes_per_token``:
     bytes; ``fidelity``: how its work is seen; ``experts``: ``None`` for a dense model, or where
-    it is not known; ``layout``: ``None`` where it is not known.
+    it is not known; ``layout``: ``None`` where it is not known. Where ``devices`` is empty,
+    ``owns_none`` says that it owns none; else nobody has told yet which.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Engine:
     engine_version: str | None = None
     experts: Experts | None = None
     layout: Layout | None = None
+    owns_none: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,9 @@ class Receipt:
     the split (k = 1), ``None`` where it is not known (a rule of others); the instrument's own gain
     is apart. Token counts are ``None`` where the
     engine has not said. ``missed``: why joules of it may be missing (``unattributed`` has them):
-    ``meter_down`` (it began before this meter heard the engine), ``lost_steps``.
+    ``meter_down`` (it began before this meter heard the engine), ``lost_steps``. Where its engine
+    owns no device that was ever read ``quality`` is ``None``: its joules are not known, and no
+    zeros.
     """
 
     id: str
@@ -355,6 +359,7 @@ class Running(NamedTuple):
     """A request that has no final receipt yet, at the settled watermark: its joules and tokens.
 
     ``id`` is the name in its receipt: children (``n > 1``) are one row, as they are one receipt.
+    ``measured``: whether its joules are known at all, as in a receipt.
     """
 
     id: str
@@ -368,6 +373,7 @@ class Running(NamedTuple):
     prefill_j: float
     decode_j: float
     recompute_j: float
+    measured: bool = True
 
     @property
     def energy_j(self) -> float:

@@ -215,6 +215,7 @@ def _under_rule(
                 decode_j=charge.decode_j,
                 recompute_j=charge.recompute_j,
                 uncertainty_j=None,
+                quality=receipt.quality or (quality if charge.energy_j else None),
                 children=(),
             )
         )

@@ -21,7 +21,7 @@ from meter.attribution.books import NO_PAYER, Books
 from meter.attribution.calibration import Calibration
 from meter.attribution.doubt import Unknown, uncertainties_j
 from meter.attribution.drawn import Drawn
-from meter.attribution.engine import LOST_STEPS, EngineState, Request
+from meter.attribution.engine import LOST_STEPS, OPEN_MAX, EngineState, Request
 from meter.attribution.fit import DOUBTED, Fit
 from meter.attribution.groups import Groups
 from meter.attribution.intervals import Counter
@@ -74,7 +74,8 @@ class Attributor:
     ``finish``, and then with coefficients that all intervals have taught. ``watch`` is shown each
     block of a device's intervals as its joules are handed out, and how many of them are closed.
     Events may come ``window_ns`` out of order; devices and engines may also come as events. No
-    method raises on odd input: what cannot be used is counted.
+    method raises on odd input: what cannot be used is counted. While ``open_max`` requests are open
+    a step that names one more is lost (``lost_steps``).
     """
 
     def __init__(
@@ -86,15 +87,17 @@ class Attributor:
         hindsight: bool = False,
         watch: Callable[[str, Block, int], None] | None = None,
         window_ns: int = WINDOW_NS,
+        open_max: int = OPEN_MAX,
     ) -> None:
         self._watch = watch
         self._reorder = Reorder(window_ns, at_leisure=hindsight)
         self._fits = dict(fits or {})
         self._restored = {(known.device, known.model): known.fit for known in restored}
         self._hindsight = hindsight
+        self._open_max = open_max
         self._devices: dict[str, OnDevice] = {}
         self._engines: dict[str, EngineState] = {}
-        #: Engines that were announced with no device.
+        #: Engines whose devices nobody has told.
         self._without: set[str] = set()
         self._waves: list[list[EngineState]] = []
         self._unknowns: dict[str, Unknown] = {}
@@ -164,7 +167,8 @@ class Attributor:
 
     def running(self) -> list[Running]:
         """Every client's request without a final receipt, as it stands at the settled watermark."""
-        rows = [row for engine in self._engines.values() for row in running(engine)]
+        engines = self._engines.values()
+        rows = [row for e in engines for row in running(e, self._quality(e) is not None)]
         return together(rows, self._groups.ended_parts()) if self._groups.several else rows
 
     def snapshot(self) -> Snapshot:
@@ -234,8 +238,7 @@ class Attributor:
 
     def _open(self, event: RequestOpened) -> None:
         engine = self._engine(event.engine)
-        if event.request not in engine.requests:
-            engine.open(event)
+        if engine.open(event):
             self._groups.open(event)
 
     def _live(self, event: EngineEvent) -> None:
@@ -282,12 +285,13 @@ class Attributor:
 
     def _take_in(self, device: str, engines: Sequence[str] | None) -> None:
         """A device that comes late (its driver was slow) is that of ``engines``, or, where those
-        are not told, of the engines with none."""
+        are not told, of the engines whose devices nobody has told."""
         without = set(self._without)
         for id in without if engines is None else self._engines.keys() & engines:
             info = self._engines[id].info
             if device not in info.devices:
-                self._add_engine(replace(info, devices=(*info.devices, device)))
+                devices = (*info.devices, device)
+                self._add_engine(replace(info, devices=devices, owns_none=False))
         self._without = without
 
     def _add_engine(self, info: Engine) -> None:
@@ -295,11 +299,13 @@ class Attributor:
         self._without.discard(info.id)
         known = self._engines.get(info.id)
         if known is None:
-            self._engines[info.id] = EngineState(info)
+            self._engines[info.id] = EngineState(info, self._has_room)
         else:
-            devices = info.devices or known.info.devices
-            known.info = replace(info, devices=devices)
-        if not self._engines[info.id].info.devices:
+            if not info.devices and not info.owns_none:  # not told: as it was
+                before = known.info
+                info = replace(info, devices=before.devices, owns_none=before.owns_none)
+            known.info = info
+        if not info.devices and not info.owns_none:
             self._without.add(info.id)
         for id in info.devices:
             self._begin(id, info)
@@ -311,6 +317,10 @@ class Attributor:
         if work is not None:
             work.believe([engine.info for engine in self._owners(device)])
             work.calibration.restore(self._restored.get((device, info.model or "")))
+
+    def _has_room(self) -> bool:
+        """Whoever names requests and closes none would else take all the memory there is."""
+        return sum(engine.unfinished for engine in self._engines.values()) < self._open_max
 
     def _engine(self, id: str) -> EngineState:
         """The engine of that name; one that nobody announced owns every device."""
@@ -399,10 +409,11 @@ class Attributor:
         return [self._devices[id] for id in engine.info.devices if id in self._devices]
 
     def _quality(self, engine: EngineState) -> Quality | None:
-        """The worst of the engine's devices; worked out once a settlement."""
+        """The worst of the engine's devices that were ever read; worked out once a settlement."""
         id = engine.info.id
         if id not in self._qualities:
-            self._qualities[id] = worst([work.device.quality for work in self._works(engine)])
+            read = [work for work in self._works(engine) if work.counter.first_ns is not None]
+            self._qualities[id] = worst([work.device.quality for work in read])
         return self._qualities[id]
 
     # --- receipts

@@ -46,7 +46,7 @@ class Boundaries:
         self._core = Attributor(devices, engines, restored=restored)
         self._host = None
         if beside is not None:
-            on_host = [replace(engine, devices=(beside,)) for engine in engines]
+            on_host = [_on(beside, engine) for engine in engines]
             self._host = Attributor([host] if host is not None else [], on_host)
 
     def feed(self, event: Event) -> None:
@@ -61,7 +61,7 @@ class Boundaries:
         """What an event is there: the host is the engine's device."""
         if self._beside is None or not isinstance(event, EngineEvent) or event.info is None:
             return event
-        return replace(event, info=replace(event.info, devices=(self._beside,)))
+        return replace(event, info=_on(self._beside, event.info))
 
     def finish(self) -> None:
         """The input is over: settle everything that can be."""
@@ -95,6 +95,10 @@ class Boundaries:
     def drain_host(self) -> list[Receipt]:
         """As ``drain``, of the host's joules; each in its own time, before the other or after."""
         return self._host.drain() if self._host is not None else []
+
+
+def _on(device: str, engine: Engine) -> Engine:
+    return replace(engine, devices=(device,), owns_none=False)
 
 
 def _device(event: Event) -> str | None:

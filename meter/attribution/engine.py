@@ -8,6 +8,7 @@ intervals that a pass lies in; then they settle together, in order.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from meter.attribution.plausible import plausible_work
 from meter.model import Engine, Gap, RequestClosed, RequestOpened, Step
 
 LOST_STEPS = "lost_steps"
+#: So many requests may be open, of all engines together: as many as the wire lets in.
+OPEN_MAX = 1 << 18
 _LINGER_NS = 1_000_000_000
 #: Idle spans since the last step, of an engine whose requests come and go without one.
 _IDLE_MAX = 1024
@@ -48,9 +51,13 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class EngineState:
-    """Everything the core holds of one engine; each is only like itself."""
+    """Everything the core holds of one engine; each is only like itself.
+
+    ``has_room``: whether one more request may be open.
+    """
 
     info: Engine
+    has_room: Callable[[], bool] = lambda: True
     batch: Batch = field(default_factory=Batch)
     accumulator: Accumulator = field(default_factory=Accumulator)
     requests: dict[str, Request] = field(default_factory=dict)
@@ -68,6 +75,7 @@ class EngineState:
     _idle: list[tuple[int, int]] = field(default_factory=list)
     _last_seq: tuple[int, int] | None = None
     _lost_from_ns: int | None = None
+    _refused_ns: int = 0
     _closing: dict[str, RequestClosed] = field(default_factory=dict)
 
     @property
@@ -101,9 +109,10 @@ class EngineState:
 
     # --- its requests
 
-    def open(self, event: RequestOpened) -> None:
-        if event.request in self.requests:
-            return
+    def open(self, event: RequestOpened) -> bool:
+        """Take a request in; false where it is there already, or there is no room."""
+        if event.request in self.requests or not self.has_room():
+            return False
         lost = LOST_STEPS if self._lost_from_ns is not None else None
         self.requests[event.request] = Request(event, missed=event.missed or lost)
         if self.unfinished == 0:
@@ -112,6 +121,7 @@ class EngineState:
                 self._idle.append((self._idle_since_ns, event.t_ns))
                 del self._idle[:-_IDLE_MAX]
         self.unfinished += 1
+        return True
 
     def close(self, event: RequestClosed) -> None:
         held = self.requests.get(event.request)
@@ -196,7 +206,7 @@ class EngineState:
     def _apply(self, step: Step) -> tuple[PassRow, list[Change]] | None:
         """The pass that ``step`` was; who has closed may end, and whom it names is open.
 
-        ``None`` where it cannot be used.
+        ``None`` where it cannot be used: also where there is no room for all whom it names.
         """
         if self._closing:
             self.end_closing(None, frozenset(work.request for work in step.work))
@@ -206,7 +216,9 @@ class EngineState:
         for work in news:
             held = self.requests.get(work.request)
             if held is None:
-                self.open(RequestOpened(self.info.id, work.request, step.t0_ns))
+                if not self.open(RequestOpened(self.info.id, work.request, step.t0_ns)):
+                    self._refuse(step)
+                    return None
             elif held.closed is not None and work.request not in self._closing:
                 self._put_off_end(work.request, held.closed)
         return self.batch.apply(step, news, self._gap_start(step.t0_ns))
@@ -226,7 +238,7 @@ class EngineState:
         """
         if self.unfinished == 0:
             return watermark_ns
-        known = self._gap_start(watermark_ns)
+        known = max(self._gap_start(watermark_ns), self._refused_ns)
         return known if watermark_ns - known < _STEP_NS_MAX else watermark_ns
 
     def forget_before(self, t_ns: int) -> None:
@@ -262,6 +274,20 @@ class EngineState:
             for request in self.requests.values():
                 if request.closed is None or request.closed.t_ns > self._lost_from_ns:
                     request.missed = request.missed or LOST_STEPS
+
+    def _refuse(self, step: Step) -> None:
+        """There is no room for whom the step names, nor may there be for a long time: until its
+        end all is lost, and that is known."""
+        self._lose(step.t0_ns)
+        start_ns, self._refused_ns = self._lost_from_ns or 0, step.t1_ns
+        if start_ns >= step.t1_ns:
+            return
+        self._lost_from_ns = step.t1_ns
+        before = self.lost[-1] if self.lost else None
+        if before is not None and before[1:] == (start_ns, self.last, None):
+            self.lost[-1] = before._replace(end_ns=step.t1_ns)
+        else:
+            self._note_lost(start_ns, step.t1_ns, None)
 
     def _lost_until(self, t_ns: int) -> None:
         """A loss, if there is one, ends here: nobody runs any more."""

@@ -84,7 +84,7 @@ def charges(
     """What each engine request pays under ``rule``.
 
     ``events``: a trace's, in any order within 2 s; ``devices``, ``engines``: those that it begins
-    with. An engine that names no device is on all of them.
+    with. An engine whose devices nobody tells is on all of them.
     """
     reorder = Reorder()
     ordered = [e for event in events for e in reorder.push(event)]
@@ -167,14 +167,16 @@ def _at(times: list[int], joules: list[float], t_ns: int) -> float:
 
 
 def _owners(ordered: Sequence[Event], engines: Iterable[Engine]) -> dict[str, set[str]]:
-    """The devices that each engine ever had."""
-    owned: dict[str, set[str]] = {engine.id: set(engine.devices) for engine in engines}
+    """The devices that each engine ever had; nothing of an engine of which nobody told."""
+    owned: dict[str, set[str]] = {}
+    told = [event.info for event in ordered if isinstance(event, EngineEvent) and event.info]
+    for engine in (*engines, *told):
+        if engine.devices or engine.owns_none:
+            owned.setdefault(engine.id, set()).update(engine.devices)
     for event in ordered:
-        if isinstance(event, EngineEvent) and event.info is not None:
-            owned.setdefault(event.engine, set()).update(event.info.devices)
-        elif isinstance(event, DeviceFound):
-            for engine in event.engines or ():
-                owned.setdefault(engine, set()).add(event.device.id)
+        if isinstance(event, DeviceFound):
+            for id in event.engines or ():
+                owned.setdefault(id, set()).add(event.device.id)
     return owned
 
 
@@ -217,7 +219,7 @@ def _by_time(
         edges = []
         for i, (step, _, _) in enumerate(took):
             devices = owned.get(step.engine)
-            if (not devices or device in devices) and step.t1_ns > step.t0_ns:
+            if (devices is None or device in devices) and step.t1_ns > step.t0_ns:
                 edges += [(step.t0_ns, i), (step.t1_ns, i)]
         running: set[int] = set()
         last_ns = 0

@@ -15,9 +15,9 @@ from meter.model import Progress, Receipt, Running
 _NO_BILL = Bill()
 
 
-def running(engine: EngineState) -> Iterator[Running]:
+def running(engine: EngineState, measured: bool = True) -> Iterator[Running]:
     """Every request of an engine that has no receipt yet, in order of opening, under the name that
-    the client knows."""
+    the client knows. ``measured``: whether a device of the engine was ever read."""
     bills, decoding_of = engine.accumulator.bills, engine.accumulator.open_segments()
     for id, request in engine.requests.items():
         bill, opened = bills.get(id, _NO_BILL), request.opened
@@ -42,6 +42,7 @@ def running(engine: EngineState) -> Iterator[Running]:
             bill.prefill_j,
             bill.decode_j + decoding_j,
             bill.recompute_j,
+            measured,
         )
 
 
@@ -75,6 +76,7 @@ def _sum(one: Running, other: Running) -> Running:
         prefill_j=one.prefill_j + other.prefill_j,
         decode_j=one.decode_j + other.decode_j,
         recompute_j=one.recompute_j + other.recompute_j,
+        measured=one.measured or other.measured,
     )
 
 
@@ -86,6 +88,7 @@ def _with(row: Running, part: Receipt) -> Running:
         prefill_j=row.prefill_j + part.prefill_j,
         decode_j=row.decode_j + part.decode_j,
         recompute_j=row.recompute_j + part.recompute_j,
+        measured=row.measured or part.quality is not None,
     )
 
 

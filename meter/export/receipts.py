@@ -32,6 +32,8 @@ class GoneError(LookupError):
     """A receipt that was here and is not any more; the message says why."""
 
 
+#: Why a receipt has no joules: its engine owns no device that was ever read.
+NOT_MEASURED = "not_measured"
 EVICTED = "its receipt made room for newer ones"
 REPLACED = "a later request with the same id of the client's has taken its place"
 
@@ -159,13 +161,15 @@ def _same(reasons: Iterable[str | None]) -> str | None:
 
 def receipt_json(priced: Priced) -> dict[str, Any]:
     """A receipt as the API gives it: a replay's receipt line, and what is known here beyond it."""
+    receipt = priced.receipt
+    measured = receipt.quality is not None
     return {
         "children": [],
-        **receipt_line(priced.receipt),
+        **receipt_line(receipt),
         "boundary": priced.boundary,
         "host": _host_json(priced.host),
-        "kwh": known(lambda: float(kwh(priced.receipt.energy_j))),
-        "cost": _cost_json(priced.cost),
+        "kwh": known(lambda: float(kwh(receipt.energy_j))) if measured else None,
+        "cost": _cost_json(priced.cost) if measured else None,
     }
 
 
@@ -186,7 +190,12 @@ def _host_json(receipt: Receipt | None) -> dict[str, Any] | None:
 
 
 def receipt_line(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as replay and the HTTP API write it; unknown figures are ``null``."""
+    """A receipt as replay and the HTTP API write it; unknown figures are ``null``.
+
+    Of an engine without a device that was ever read no joules are known: ``missed`` says so.
+    """
+    measured = receipt.quality is not None
+    doubt_j = receipt.uncertainty_j
     line: dict[str, Any] = {
         "id": receipt.id,
         "engine": receipt.engine,
@@ -196,15 +205,15 @@ def receipt_line(receipt: Receipt) -> dict[str, Any]:
         "prompt_tokens": receipt.prompt_tokens,
         "cached_tokens": receipt.cached_tokens,
         "completion_tokens": receipt.completion_tokens,
-        "energy_j": known(lambda: receipt.energy_j),
-        "prefill_j": receipt.prefill_j,
-        "decode_j": receipt.decode_j,
-        "recompute_j": receipt.recompute_j,
-        "uncertainty_j": receipt.uncertainty_j,
+        "energy_j": known(lambda: receipt.energy_j) if measured else None,
+        "prefill_j": receipt.prefill_j if measured else None,
+        "decode_j": receipt.decode_j if measured else None,
+        "recompute_j": receipt.recompute_j if measured else None,
+        "uncertainty_j": doubt_j if measured else None,
         "fidelity": str(receipt.fidelity),
         "quality": None if receipt.quality is None else str(receipt.quality),
         "final": receipt.final,
-        "missed": receipt.missed,
+        "missed": receipt.missed if measured else receipt.missed or NOT_MEASURED,
     }
     if receipt.children:
         line["children"] = [receipt_line(child) for child in receipt.children]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,17 @@ class UnderWay(NamedTuple):
     cost_of: Callable[[Running], float | None] = unpriced
 
 
+def _energy_j(request: Running) -> float:
+    """To order by; not a number where it is not known."""
+    return request.energy_j if request.measured else math.nan
+
+
 # By which figure rows are ordered, largest first.
 ORDERS: Mapping[str, Callable[[Running], float]] = {
-    "energy": lambda request: request.energy_j,
+    "energy": _energy_j,
     "tokens": lambda request: request.output_tokens,
     "prompt": lambda request: request.prompt_tokens or 0,
-    "token": lambda request: request.energy_j / max(1, request.output_tokens),
+    "token": lambda request: _energy_j(request) / max(1, request.output_tokens),
     "age": lambda request: -request.opened_ns,
     "newest": lambda request: request.opened_ns,
 }
@@ -94,6 +100,9 @@ def _matches(request: Running, match: str) -> bool:
 
 
 def _row(request: Running, cost: float | None, now_ns: int) -> dict[str, Any]:
+    def short(work_out: Callable[[], float | None]) -> float | None:
+        return known(lambda: _short(work_out())) if request.measured else None
+
     return {
         "id": request.id,
         "engine": request.engine,
@@ -103,14 +112,14 @@ def _row(request: Running, cost: float | None, now_ns: int) -> dict[str, Any]:
         "age_s": known(lambda: round(max(0, now_ns - request.opened_ns) / 1e9, 3)),
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
-        "energy_j": known(lambda: _short(request.energy_j)),
-        "prefill_j": known(lambda: _short(request.prefill_j)),
-        "decode_j": known(lambda: _short(request.decode_j)),
-        "recompute_j": known(lambda: _short(request.recompute_j)),
-        "cost": None if cost is None else known(lambda: _short(cost)),
+        "energy_j": short(lambda: request.energy_j),
+        "prefill_j": short(lambda: request.prefill_j),
+        "decode_j": short(lambda: request.decode_j),
+        "recompute_j": short(lambda: request.recompute_j),
+        "cost": short(lambda: cost),
     }
 
 
-def _short(value: float) -> float:
+def _short(value: float | None) -> float | None:
     """Seven digits: they are for the eye, and thousands of them are sent."""
-    return float(f"{value:.7g}")
+    return None if value is None else float(f"{value:.7g}")

@@ -107,7 +107,8 @@ def from_trace(path: Path, tariff: Tariff) -> Report:
     snapshot = replayed.snapshot
     state = watcher.publish(snapshot)
     watcher.end()
-    asks = tuple(_ask(receipt, watcher.publisher) for receipt in replayed.receipts)
+    measured = [receipt for receipt in replayed.receipts if receipt.quality is not None]
+    asks = tuple(_ask(receipt, watcher.publisher) for receipt in measured)
     quality = snapshot.quality
     fidelities = sorted({str(receipt.fidelity) for receipt in replayed.receipts})
     return Report(
@@ -268,6 +269,12 @@ def _holes(replayed: Replayed) -> tuple[str, ...]:
     bad = replayed.bad_count
     if bad:
         holes.append(f"{bad:,} bad line{'s' * (bad > 1)} of the trace could not be used")
+    unknown = sum(receipt.quality is None for receipt in replayed.receipts)
+    if unknown:
+        holes.append(
+            f"{unknown:,} request{'s' * (unknown > 1)} of an engine whose devices were not read: "
+            "what they took is not known"
+        )
     return tuple(holes)
 
 

@@ -133,12 +133,16 @@ class Claims:
         self._owned: dict[str, tuple[str, ...]] = {}
         self._said: set[tuple[str, ...]] = set()
 
-    def of_command(self, pid: int | None = None) -> tuple[str, ...]:
-        """Those of an engine that says nothing of itself; ``pid``: its server's, where known."""
-        return owned(self._found(), self._configured, self._visible, pid)
+    def of_command(self, pid: int | None = None) -> tuple[str, ...] | None:
+        """Those of an engine that says nothing of itself; ``pid``: its server's, where known.
 
-    def __call__(self, hello: Hello) -> tuple[str, ...]:
-        """Those of the engine that says so of itself."""
+        ``None``: that cannot be told yet.
+        """
+        found = self._found()
+        return self._told(owned(found, self._configured, self._visible, pid), found, self._visible)
+
+    def __call__(self, hello: Hello) -> tuple[str, ...] | None:
+        """Those of the engine that says so of itself; ``None``: that cannot be told yet."""
         found = self._found()
         visible = hello.cuda_visible_devices
         visible = self._visible if visible is None else visible
@@ -148,7 +152,17 @@ class Claims:
             self._disagree(hello, visible, named, used)
         ids = named if self._configured or not used else used
         self._owned[hello.source] = ids
-        return ids
+        return self._told(ids, found, visible)
+
+    def _told(
+        self, ids: tuple[str, ...], found: Sequence[Device], visible: str | None
+    ) -> tuple[str, ...] | None:
+        """None is an answer where the list names none, or other GPUs than are there; where no GPU
+        was found yet, nobody knows."""
+        names_none = not self._configured and visible_devices(visible) == ()
+        if ids or names_none or any(device.boundary == "gpu" for device in found):
+            return ids
+        return None
 
     def _disagree(
         self, hello: Hello, visible: str | None, named: Sequence[str], used: Sequence[str]

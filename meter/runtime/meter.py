@@ -160,7 +160,7 @@ def build(
     turn_to = sampler.turn_to if sampler is not None and not settings.power.devices else None
     devices_of = Claims(found, configured, environ, turn_to)
     ours = partial(devices_of.of_command, server)
-    engine = Engine(ENGINE, ours())
+    engine = _nameless(ours())
 
     def make_place() -> Place:
         return new_place() if socket is None else given_place(socket, server, socket_was_told)
@@ -227,6 +227,11 @@ def build(
     return Meter(*parts_of_it, engine.devices, heard, deaths)
 
 
+def _nameless(devices: tuple[str, ...] | None) -> Engine:
+    """The command's engine, until one says its name; ``None``: its devices are not known yet."""
+    return Engine(ENGINE, devices or (), owns_none=devices == ())
+
+
 def _inbox() -> Inbox:
     """A queue that begins with the time of day."""
     inbox = Inbox()
@@ -237,15 +242,16 @@ def _inbox() -> Inbox:
 def _owners(
     listener: Listener | None,
     devices_of: DevicesOf,
-    ours: Callable[[], tuple[str, ...]],
+    ours: Callable[[], tuple[str, ...] | None],
     device: str,
 ) -> tuple[str, ...] | None:
     """The labels of the engines that own a device. While none speaks it is the nameless engine's,
     if that has some already (``ours``: all that it owns now); else it is not known."""
     sources = listener.sources if listener is not None else ()
     if sources:
-        return tuple(source.label for source in sources if device in devices_of(source.hello))
-    return (ENGINE,) if device in ours() else None
+        owned = ((source.label, devices_of(source.hello)) for source in sources)
+        return tuple(label for label, devices in owned if device in (devices or ()))
+    return (ENGINE,) if device in (ours() or ()) else None
 
 
 def names_of(listener: Listener | None) -> list[str]:

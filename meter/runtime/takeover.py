@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -32,6 +32,7 @@ _NOTE = "counters.json"
 _NOTE_BYTES_MAX = 1 << 20
 #: No board draws so much: a note that says so is another's, or forged.
 _DRAWN_W_MAX = 20_000.0
+_NUMBER_MAX = 1 << 63
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -110,11 +111,33 @@ class Notes:
             owners = {os.geteuid(), self._user.uid if self._user is not None else 0}
             with acting_as(self._user):
                 note = read_file(self._directory / _NOTE, _NOTE_BYTES_MAX, owners)
-            found = json.loads(note)
-            counters = {str(id): Stood(int(t), int(e)) for id, (t, e) in found["counters"].items()}
-            return Note(str(found["boot"]), frozenset(map(str, found["sources"])), counters)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return _read(json.loads(note))
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            structlog.get_logger("joulemeter").warning(
+                "note_not_read",
+                file=str(self._directory / _NOTE),
+                reason=f"{type(error).__name__}: {error!s:.200}",
+                note="what the counters moved since the last meter is not known",
+            )
+            return None
+
+
+def _read(found: Any) -> Note:
+    """Raises ``ValueError``, ``TypeError`` or ``KeyError`` where it is no note."""
+    boot, sources, stood = found["boot"], found["sources"], found["counters"]
+    if not (isinstance(boot, str) and isinstance(sources, list) and isinstance(stood, dict)):
+        raise ValueError("boot is no text, sources no list, or counters no object")
+    if not all(isinstance(source, str) for source in sources):
+        raise ValueError("sources are no texts")
+    counters = {}
+    for id, place in stood.items():
+        t_ns, energy_uj = place
+        if not all(type(n) is int and 0 <= n < _NUMBER_MAX for n in (t_ns, energy_uj)):
+            raise ValueError(f"counters of {id!r:.100} are no whole numbers from 0 to 2**63")
+        counters[id] = Stood(t_ns, energy_uj)
+    return Note(boot, frozenset(sources), counters)
 
 
 class Gate:

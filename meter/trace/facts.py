@@ -64,15 +64,17 @@ def engine_facts(engine: Engine) -> dict[str, Any]:
         engine_version=engine.engine_version,
         experts=None if engine.experts is None else engine.experts._asdict(),
         layout=None if engine.layout is None else engine.layout._asdict(),
+        owns_none=engine.owns_none or None,
     )
 
 
 def engine_of(id: str, facts: fields.Line) -> Engine:
     """Raises ``LineError``."""
     try:
+        devices = _devices(facts)
         return Engine(
             id=id,
-            devices=_devices(facts),
+            devices=devices,
             model=fields.optional_text(facts, "model"),
             fidelity=_fidelity(facts),
             params=_known(facts, "params", 1.0, 1e16),
@@ -85,6 +87,7 @@ def engine_of(id: str, facts: fields.Line) -> Engine:
             engine_version=fields.optional_text(facts, "engine_version"),
             experts=_experts(facts),
             layout=_layout(facts),
+            owns_none=fields.flag(facts, "owns_none") and not devices,
         )
     except LineError as error:
         raise LineError(f"engine {shown(id)}: {error}") from None

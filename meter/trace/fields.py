@@ -184,9 +184,12 @@ def span(t0_ns: int, t1_ns: int) -> None:
         )
 
 
-def together(work: Collection[Work], name: str) -> None:
-    """Raises ``LineError`` where these rows cannot be one step's."""
-    if len({row[0] for row in work}) < len(work):
+def together(work: Collection[Work], name: str, counted: bool = False) -> None:
+    """Raises ``LineError`` where these rows cannot be one step's.
+
+    ``counted``: of an engine that only its counters show, whose one request is all that it did.
+    """
+    if not counted and len({row[0] for row in work}) < len(work):
         repeated = _twice(work)
         if repeated is not None:
             raise LineError(f"{name} has {shown(repeated)} twice: one row for a request and step")

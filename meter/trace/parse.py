@@ -7,15 +7,17 @@ take, and a test holds them to it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, NoReturn
 
 from meter.model import (
     Clock,
     DeviceFound,
+    Engine,
     EngineEvent,
     Event,
+    Fidelity,
     Gap,
     Phase,
     Reading,
@@ -25,6 +27,7 @@ from meter.model import (
     Work,
 )
 from meter.trace import fields
+from meter.trace.checks import KNOWN_MAX
 from meter.trace.errors import LineError, shown
 from meter.trace.facts import device_of, engine_of
 from meter.trace.file import LINE_BYTES_MAX
@@ -61,10 +64,16 @@ def _no_number(name: str) -> NoReturn:
 
 
 class Parser:
-    """Turns lines into events. ``engine`` is the one that lines may leave out, if any."""
+    """Turns lines into events. ``engine`` is the one that lines may leave out, if any.
 
-    def __init__(self, engine: str | None) -> None:
+    ``engines``: those of meta; what lines say of engines is followed.
+    """
+
+    def __init__(self, engine: str | None, engines: Iterable[Engine] = ()) -> None:
         self._engine = engine
+        self._counted: set[str] = set()
+        for known in engines:
+            self._note(known)
         self._by_type: dict[str, Callable[[fields.Line], Event]] = {
             "reading": _reading,
             "step": self._step,
@@ -96,16 +105,24 @@ class Parser:
             raise LineError("engine is missing, and meta does not have exactly one")
         return self._engine
 
+    def _note(self, engine: Engine) -> None:
+        """Of an engine that only its counters show, one request stands for all that it did."""
+        if engine.fidelity is not Fidelity.COUNTER:
+            self._counted.discard(engine.id)
+        elif len(self._counted) < KNOWN_MAX:
+            self._counted.add(engine.id)
+
     def _step(self, line: fields.Line) -> Step:
         same, dummy = fields.flag(line, "same"), line.get("kind") == "dummy"
         t0_ns, t1_ns = _span(line)
+        engine = self._owner(line)
         return Step(
-            engine=self._owner(line),
+            engine=engine,
             epoch=fields.whole(line, "epoch", 0),
             seq=fields.whole(line, "seq"),
             t0_ns=t0_ns,
             t1_ns=t1_ns,
-            work=_all_work(line, same, dummy),
+            work=_all_work(line, same, dummy, engine in self._counted),
             same=same,
             drop=tuple(fields.as_text(id, "drop") for id in fields.rows(line, "drop")),
             dummy=dummy,
@@ -144,13 +161,16 @@ class Parser:
         engine, info = self._owner(line), line.get("info")
         if info is not None and not isinstance(info, dict):
             raise LineError(f"info {shown(info)} is not an object")
-        return EngineEvent(
+        found = EngineEvent(
             engine,
             fields.time_ns(line, "t"),
             event,
             epoch=fields.whole(line, "epoch", 0),
             info=None if info is None else engine_of(engine, info),
         )
+        if found.info is not None:
+            self._note(found.info)
+        return found
 
     def _gap(self, line: fields.Line) -> Gap:
         first, last = fields.whole(line, "from"), fields.whole(line, "to")
@@ -213,7 +233,9 @@ def _span(line: fields.Line) -> tuple[int, int]:
     return t0_ns, t1_ns
 
 
-def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
+def _all_work(
+    line: fields.Line, same: bool, dummy: bool, counted: bool = False
+) -> tuple[Work, ...]:
     name = "add" if same else "work"
     if same and line.get("work") is not None:
         raise LineError("work stands in a step with same: its rows belong into add")
@@ -223,7 +245,7 @@ def _all_work(line: fields.Line, same: bool, dummy: bool) -> tuple[Work, ...]:
     if len(rows) > fields.ROWS_MAX:
         raise LineError(f"{name} has {len(rows)} rows, and {fields.ROWS_MAX} is the most")
     work = tuple(_work(row, f"{name}[{k}]") for k, row in enumerate(rows))
-    fields.together(work, name)
+    fields.together(work, name, counted)
     return work
 
 

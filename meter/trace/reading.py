@@ -75,7 +75,7 @@ class TraceReader:
         self._checks = Checks(self.devices, self.engines)
         only = self.engines[0].id if len(self.engines) == 1 else None
         self._quick = Quick(only)
-        self._parser = Parser(only)
+        self._parser = Parser(only, self.engines)
 
     def __iter__(self) -> Iterator[Event]:
         quick, take = self._quick, self._checks.take

@@ -31,7 +31,7 @@ from meter.model import (
     Work,
 )
 from meter.trace.errors import LineError
-from meter.trace.fields import as_amount, clean
+from meter.trace.fields import ROWS_MAX, STEP_NS_MAX, as_amount, clean
 from meter.work.ask import opener, remedy, request
 
 EVERY_S = 0.5
@@ -45,6 +45,8 @@ _TIMEOUT_S = 5.0
 #: What is not there, or not understood; a server that starts may say 503.
 _NO_ENGINES = {*range(400, 500), 501}
 _CHUNK = 512
+#: What is told must not come later than events may stand out of order.
+_BACK_NS = 1_000_000_000
 _SUMS = {
     "vllm:prompt_tokens_total": "prompt",
     "vllm:prompt_tokens_cached_total": "cached",
@@ -162,8 +164,8 @@ class Counted:
         if not (any(work.values()) or finished or before.requests or now.requests):
             return
         if self._standing is None:
-            yield self._open(since_ns)
-        yield self._step(work, since_ns, t_ns)
+            yield self._open(max(since_ns, t_ns - _BACK_NS))
+        yield self._step(work, max(since_ns, t_ns - STEP_NS_MAX), t_ns)
         for reason in finished:
             if self._standing is None:
                 yield self._open(t_ns)
@@ -189,10 +191,14 @@ class Counted:
         return RequestClosed(self._label, standing, t_ns, reason)
 
     def _step(self, work: Mapping[str, int], t0_ns: int, t1_ns: int) -> Step:
-        """In chunks: what attention costs grows with a prompt's square, not with all prompts'."""
+        """In chunks: what attention costs grows with a prompt's square, not with all prompts'.
+
+        So many and so large as a trace may hold them.
+        """
         name = str(self._standing)
         computed = max(0, work.get("prompt", 0) - work.get("cached", 0))
-        sizes = [_CHUNK] * (computed // _CHUNK) + [computed % _CHUNK]
+        chunk = max(_CHUNK, -(-computed // (ROWS_MAX - 2)))
+        sizes = [chunk] * (computed // chunk) + [computed % chunk]
         rows = [Work(name, size, 0, Phase.PREFILL) for size in sizes if size]
         if output := work.get("output", 0):
             rows.append(Work(name, output, 0, Phase.DECODE, output))
@@ -265,7 +271,8 @@ class Scraper:
     def _read(self) -> None:
         before_ns = time.monotonic_ns()
         text = fetch(self._url, is_known=self._is_known)
-        t_ns = (before_ns + time.monotonic_ns()) // 2
+        now_ns = time.monotonic_ns()
+        t_ns = max((before_ns + now_ns) // 2, now_ns - _BACK_NS)
         for label, totals in read(text).items():
             if label not in self._engines and len(self._engines) >= ENGINES_MAX:
                 raise ScrapeError(f"the server has named more than {ENGINES_MAX} engines")

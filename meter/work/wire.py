@@ -110,10 +110,11 @@ class Hello:
     missed_steps: int | None = None
     open_requests: int | None = None
 
-    def info(self, label: str, devices: tuple[str, ...]) -> Engine:
+    def info(self, label: str, devices: tuple[str, ...] | None) -> Engine:
+        """``devices``: those that it owns; ``None``: they are not known."""
         return Engine(
             id=label,
-            devices=devices,
+            devices=devices or (),
             model=self.model,
             fidelity=Fidelity.STEP,
             params=self.params,
@@ -126,6 +127,7 @@ class Hello:
             engine_version=self.engine_version,
             experts=self._experts(),
             layout=self._layout(),
+            owns_none=devices == (),
         )
 
     def _experts(self) -> Experts | None:
@@ -143,7 +145,8 @@ class Hello:
         return Layout(*(1 if ranks is None else ranks for ranks in told))
 
 
-DevicesOf = Callable[[Hello], tuple[str, ...]]
+#: The devices that an engine owns; ``None``: that cannot be told yet.
+DevicesOf = Callable[[Hello], tuple[str, ...] | None]
 
 _TEXTS = ("engine", "model", "engine_version", "dtype", "cuda_visible_devices")
 _RANKS = ("tp", "pp", "dp", "ep")
@@ -556,13 +559,13 @@ class Decoder:
             hello = replace(hello, model=OTHER)
         return hello if peer is None else replace(hello, pid=peer.pid)
 
-    def _devices(self, hello: Hello) -> tuple[str, ...]:
+    def _devices(self, hello: Hello) -> tuple[str, ...] | None:
         try:
-            return self._devices_of(hello) if self._devices_of is not None else ()
+            return self._devices_of(hello) if self._devices_of is not None else None
         except Exception as error:  # the engine is heard all the same
             self.counters.bad += 1
             self.refusals.add("defect", f"no devices of {shown(hello.engine)}: {error!r:.200}")
-            return ()
+            return None
 
     def _opened(
         self, source: Source, t: Any, id: Any, parent: Any, prompt: Any, model: Any, tenant: Any

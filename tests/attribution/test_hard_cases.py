@@ -11,6 +11,7 @@ import pytest
 from meter.attribution import Attributor, from_facts, to_facts
 from meter.model import (
     Account,
+    Clock,
     DeviceFound,
     Engine,
     EngineEvent,
@@ -326,6 +327,72 @@ def test_a_device_that_comes_late_is_its_engines() -> None:
     assert conserved(s)
 
 
+@pytest.mark.parametrize(
+    ("told", "mine"),
+    [(Engine("0", (), owns_none=True), ()), (Engine("0", ()), ("GPU-0",))],
+)
+def test_owning_no_device_is_not_the_same_as_not_being_told(told: Engine, mine: tuple) -> None:
+    """An engine that says it may use no GPU lets the command's go, whose joules are not its
+    requests'; one that does not say keeps them. Neither loses a joule."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(EngineEvent("0", 500_000_000, "ready", 0, told))
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    for second in range(1, 4):
+        start = second * 1_000_000_000
+        core.feed(Reading("GPU-0", start, 50_000_000 * second))
+        step = (Work("a", 1, 9 + second, Phase.DECODE),)
+        core.feed(Step("0", 0, second, start, start + 1_000_000_000, step))
+    core.feed(Reading("GPU-0", 4_000_000_000, 200_000_000))
+    core.feed(DeviceFound(4_000_000_000, replace(CONTINUOUS, id="GPU-1")))
+    core.feed(RequestClosed("0", "a", 4_000_000_000, "stop", 9, 0, 3))
+    core.finish()
+    s = core.snapshot()
+    assert [e.devices for e in s.engines] == [mine], "nor is what comes late its own"
+    assert s.attributed_j == pytest.approx(150.0 if mine else 0.0)
+    assert s.measured_j == pytest.approx(150.0)
+    assert conserved(s)
+
+
+@pytest.mark.parametrize("devices", [(), ("GPU-0",)])
+def test_where_no_device_of_an_engine_was_read_nothing_is_known(devices: tuple) -> None:
+    """Without a device, or with one that has never said a thing: no receipt and no row has a
+    figure, until the first reading."""
+    core = Attributor([CONTINUOUS], [replace(ENGINE, devices=devices, owns_none=not devices)])
+    for name in "ab":
+        core.feed(RequestOpened("0", name, 1_000_000_000))
+    works = tuple(Work(name, 1, 9, Phase.DECODE) for name in "ab")
+    core.feed(Step("0", 0, 0, 1_000_000_000, 1_500_000_000, works))
+    core.feed(RequestClosed("0", "a", 2_000_000_000, "stop", 9, 0, 1))
+    core.feed(Step("0", 0, 1, 5_000_000_000, 6_000_000_000, works[1:]))
+    core.feed(Clock(9_000_000_000, 0))
+    assert {row.measured for row in core.running()} == {False}
+    for name in "ab":
+        receipt = core.receipt(name)
+        assert receipt is not None
+        assert (receipt.quality, receipt.energy_j) == (None, 0.0)
+    if devices:
+        for second in (10, 11, 12, 13, 16):
+            core.feed(Reading("GPU-0", second * 1_000_000_000, 50_000_000 * second))
+        assert {row.measured for row in core.running()} == {True}
+
+
+def test_an_engine_that_lets_its_devices_go_while_it_works_loses_no_joule() -> None:
+    """Passes that stand on the device already are settled there all the same."""
+    core = Attributor([CONTINUOUS], [ENGINE])
+    core.feed(RequestOpened("0", "a", 1_000_000_000))
+    for tenth in range(10, 60):
+        start = tenth * 100_000_000
+        core.feed(Reading("GPU-0", start, 5_000_000 * tenth))
+        core.feed(Step("0", 0, tenth, start, start + 90_000_000, (Work("a", 1, 9, Phase.DECODE),)))
+        if tenth == 30:
+            core.feed(EngineEvent("0", start, "ready", 0, Engine("0", (), owns_none=True)))
+        assert conserved(core.snapshot())
+    core.finish()
+    s = core.snapshot()
+    assert 0 < s.attributed_j < s.measured_j
+    assert conserved(s)
+
+
 def test_a_late_device_is_whose_it_is_said_to_be() -> None:
     """Also where others have none, and its engine has some already."""
     devices = {"0": ("GPU-0",), "1": (), "2": ("GPU-0",)}
@@ -374,7 +441,7 @@ def test_a_jump_of_the_counter_invents_nothing() -> None:
     assert s.devices[0].jumps == 1
     assert 0 < whole.measured_j - s.measured_j < 200
     assert conserved(s)
-    assert "jumped 1 times" in not_covered(replayed)[0]
+    assert "jumped 1 times" in not_covered(replayed.snapshot)[0]
 
 
 def test_an_engine_that_dies_in_mid_step_loses_that_step() -> None:

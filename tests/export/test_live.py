@@ -174,6 +174,16 @@ def test_rows_come_in_the_order_asked_for(order, first):
     assert told["rows"][0]["id"] == first
 
 
+@pytest.mark.parametrize("order", ["energy", "token"])
+def test_a_row_that_nobody_measures_has_no_figures_and_comes_last(order):
+    """Nor a cost: unknown is null."""
+    rows = [make_running("a", 1.0, measured=False), make_running("b", 0.5, prefill_j=0.0)]
+    told = running_json(UnderWay(rows, lambda row: 0.0), Query(order=order), 32 * NS)
+    assert [row["id"] for row in told["rows"]] == ["b", "a"]
+    figures = ("energy_j", "prefill_j", "decode_j", "recompute_j", "cost")
+    assert [told["rows"][1][name] for name in figures] == [None] * 5
+
+
 def test_a_filter_finds_id_tenant_or_model():
     """In any case; all are still counted."""
     rows = [

@@ -7,10 +7,19 @@ from decimal import Decimal
 import pytest
 from export_samples import NS, make_on_host, make_receipt, make_snapshot
 
-from meter.export.receipts import GoneError, Priced, ReceiptStore, combine, look_up, receipt_json
+from meter.export.receipts import (
+    GoneError,
+    Priced,
+    ReceiptStore,
+    combine,
+    look_up,
+    receipt_json,
+    receipt_line,
+)
 from meter.export.state import Health
 from meter.export.summary import summary_json
 from meter.model import Device, DeviceState, Engine, Quality
+from meter.pricing import Component, Cost
 
 
 def test_the_oldest_receipt_makes_room():
@@ -159,6 +168,20 @@ def test_what_a_request_took_of_the_host_stands_apart(publisher, state):
     unmeasured = make_on_host("r3", quality=None)
     found = publisher.find("r3", {"r3": make_receipt("r3")}.get, {"r3": unmeasured}.get)
     assert receipt_json(found)["host"] is None
+
+
+def test_a_request_that_nobody_measured_has_no_figures():
+    """Its engine owns no device that was read: null and why, never zero; a combined receipt has
+    what is known of its parts."""
+    unknown = make_receipt("r3", prefill_j=0.0, decode_j=0.0, uncertainty_j=0.0, quality=None)
+    told = receipt_json(Priced(unknown, Cost("EUR", {Component.ELECTRICITY: Decimal(0)})))
+    figures = ("energy_j", "prefill_j", "decode_j", "recompute_j", "uncertainty_j", "kwh", "cost")
+    assert {told[name] for name in (*figures, "quality")} == {None}
+    assert (told["missed"], told["completion_tokens"]) == ("not_measured", 12)
+    assert receipt_line(replace(unknown, missed="lost_steps"))["missed"] == "lost_steps"
+    both = receipt_json(Priced(combine("r", [make_receipt("r1"), unknown]), None))
+    assert (both["energy_j"], both["missed"]) == (36.0, None)
+    assert both["children"][1]["energy_j"] is None
 
 
 def test_the_hosts_accounts_stand_apart(state):

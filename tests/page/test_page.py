@@ -426,3 +426,31 @@ def test_an_end_that_is_not_known_is_explained(show):
     receipt = page.get_by_role("dialog", name="Receipt")
     expect(receipt).to_contain_text("a stop string or the client ended it")
     meter.stop()
+
+
+class Unmeasured(Meter):
+    """Whose engine owns no device that was ever read."""
+
+    def _request(self, i, now_ns):
+        return super()._request(i, now_ns)._replace(measured=False)
+
+    def _receipt(self, i):
+        return replace(super()._receipt(i), quality=None)
+
+
+def test_a_request_that_nobody_measured_has_dashes(show):
+    """In its row, under way or finished, and in its receipt, with the reason: no zero anywhere."""
+    meter = Unmeasured().serve()
+    try:
+        page = show(meter)
+        for table in ("running", "finished"):
+            cells = page.locator(f"#{table} tr").first.locator("td")
+            for column in (5, 7, 8):  # energy, energy per token, cost
+                expect(cells.nth(column)).to_have_text("–")
+        page.locator("#finished tr button").first.click()
+        receipt = page.locator("#receipt")
+        expect(receipt).to_contain_text("no energy of its engine is read")
+        for name in ("energy", "decode", "kWh", "cost", "quality"):
+            expect(receipt.locator(f"dt:text-is('{name}') + dd")).to_have_text("–")
+    finally:
+        meter.stop()

@@ -1,5 +1,6 @@
 """Which devices belong to an engine."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from meter.power.nvml import NvmlSource
 from meter.runtime.devices import Claims, Wanted, owned, wanted
 from meter.runtime.late import Latecomers
 from meter.runtime.meter import _owners
-from meter.work.wire import Hello, Source
+from meter.work.wire import Decoder, Hello, Source
 
 FOUND = tuple(
     Device(f"GPU-{letter * 8}", "H100", Quality.MEASURED, index=str(i))
@@ -187,6 +188,36 @@ def test_an_engines_own_variable_comes_before_its_commands(told, ids):
     """A script may have set it; empty is no GPU, and not the same as unset."""
     claims = Claims(lambda: FOUND, (), {"CUDA_VISIBLE_DEVICES": "0"})
     assert claims(Hello("s", cuda_visible_devices=told)) == ids
+
+
+@pytest.mark.parametrize(
+    ("found", "configured", "told", "ids"),
+    [
+        ((), (), None, None),
+        ((), (), "0", None),
+        ((), (), "", ()),
+        ((), (), "-1", ()),
+        (FOUND[:2], (), "2", ()),
+        ((), ("0",), "", None),
+    ],
+)
+def test_no_device_is_an_answer_and_not_known_is_another(found, configured, told, ids):
+    """While no GPU was found yet nobody knows which are an engine's, unless its list is empty."""
+    assert Claims(lambda: found, configured, {})(Hello("s", cuda_visible_devices=told)) == ids
+    command = {} if told is None else {"CUDA_VISIBLE_DEVICES": told}
+    assert Claims(lambda: found, configured, command).of_command() == ids
+
+
+def test_what_an_engine_says_of_no_device_reaches_the_core():
+    """The hello of an engine that may use no GPU says so; where that is not known it does not."""
+    claims = Claims(lambda: FOUND, (), {"CUDA_VISIBLE_DEVICES": "0"})
+    for said, owns_none in (("", True), ("-1", True), ("0", False)):
+        facts = {"engine": "0", "cuda_visible_devices": said}
+        packet = json.dumps(["jm1", "s", 0, [["H", 5, "up", facts]]]).encode()
+        [event] = Decoder(claims).decode(packet)
+        assert (event.info.owns_none, bool(event.info.devices)) == (owns_none, not owns_none)
+    [event] = Decoder().decode(packet)
+    assert (event.info.owns_none, event.info.devices) == (False, ())
 
 
 class Heard:

@@ -46,6 +46,7 @@ class FakeMeter:
 
     devices: tuple[Device, ...] = ()
     port: object = None
+    sampler: object = None
 
 
 def test_the_first_line_names_device_quality_and_what_is_missing():
@@ -57,6 +58,48 @@ def test_the_first_line_names_device_quality_and_what_is_missing():
     shared = replace(GPU, name="A30", note="the whole board, shared by 2 MIG instances")
     said = "metering A30 (the whole board, shared by 2 MIG instances) (estimated); "
     assert said in first_line(FakeMeter((shared,)))
+
+
+@dataclass
+class Waiting:
+    """As much of a sampler as tells what is waited for."""
+
+    left_out: tuple[str, ...] = ()
+    opening: bool = False
+    lanes: tuple[LaneState, ...] = ()
+
+    def states(self):
+        return self.lanes
+
+
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [
+        (Waiting(), "no energy is read; "),
+        (Waiting(("GPU 0: lost", "GPU 3: lost")), "waiting for GPU 0: lost; GPU 3: lost; "),
+        (Waiting(opening=True), "waiting for the driver, which has not answered; "),
+        (
+            Waiting(lanes=(LaneState(GPU, "nvml", owned=False, owner=7),)),
+            "waiting for NVIDIA H100 0 (pid 7 meters it); ",
+        ),
+    ],
+)
+def test_the_first_line_names_what_is_waited_for(sampler, said):
+    """That nothing is read yet is not that nothing will be; what is read is named before it."""
+    line = first_line(FakeMeter(sampler=sampler))
+    assert said in line
+    assert line.startswith("joulemeter: no energy is read")
+    assert ("yet" in line) == (sampler != Waiting())
+    beside = first_line(FakeMeter((GPU,), sampler=sampler))
+    assert beside.startswith("joulemeter: metering NVIDIA H100 (estimated)")
+    assert (said in beside) == (sampler != Waiting())
+
+
+def test_the_first_line_stays_short():
+    """However many GPUs are waited for, and whatever is said of them."""
+    line = first_line(FakeMeter(sampler=Waiting(("GPU: " + "x" * 10_000,) * 500)))
+    assert len(line) < 900
+    assert "496 more" in line
 
 
 @dataclass

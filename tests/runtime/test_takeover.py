@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import structlog.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from processes import ENGINE, UUID, closes, poll, the_command
 
 from meter.model import Clock, Device, DeviceState, Quality, Reading, Snapshot
@@ -141,10 +144,70 @@ def test_a_meter_that_knows_nothing_yet_keeps_the_last_ones_note(tmp_path):
     assert Notes(tmp_path).read().sources == {"a"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"boot": 1}', '{"counters": {"x": 1}}'])
+def noted(counters, sources=("a",)):
+    return json.dumps({"boot": boot_id(), "sources": sources, "counters": counters})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", '{"boot": 1}', '{"counters": {"x": 1}}', "[" * 100_000, "9" * 9999),
+        noted({UUID: [1e999, 5]}),
+        noted({UUID: [5, float("nan")]}),
+        noted({UUID: [5, 10**400]}),
+        noted({UUID: [-1, 5]}),
+        noted({UUID: [True, 5]}),
+        noted({UUID: "57"}),
+        noted({"x" * 9999: [0.5, 1]}),
+        noted({}, [7]),
+        noted({}, "a"),
+    ],
+    ids=range(17),
+)
 def test_a_damaged_note_is_none(tmp_path, text):
+    """And said in one short line."""
     (tmp_path / "counters.json").write_text(text)
-    assert Notes(tmp_path).read() is None
+    with structlog.testing.capture_logs() as logs:
+        assert Notes(tmp_path).read() is None
+    (line,) = logs
+    assert line["event"] == "note_not_read"
+    assert len(line["reason"]) < 250
+
+
+def test_where_there_is_no_note_nothing_is_said(tmp_path):
+    with structlog.testing.capture_logs() as logs:
+        assert Notes(tmp_path).read() is None
+    assert logs == []
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_ALIKE = st.fixed_dictionaries(
+    {
+        "boot": st.just(boot_id()) | _ANY,
+        "sources": st.just(["a"]) | _ANY,
+        "counters": st.dictionaries(st.just(UUID) | st.text(), st.tuples(_ANY, _ANY) | _ANY),
+    }
+)
+
+
+@given(_ANY | _ALIKE)
+@settings(deadline=None)
+def test_any_note_is_read_or_left(tmp_path_factory, found):
+    """Whatever stands there: no error, neither then nor with the first reading."""
+    folder = tmp_path_factory.mktemp("note")
+    (folder / "counters.json").write_text(json.dumps(found))
+    passed = []
+    gate = Gate(passed.append)
+    with structlog.testing.capture_logs() as logs:
+        note = Notes(folder).read()
+        gate.open(note.missed_by(["a"]) if note is not None else {})
+        gate.push(Reading(UUID, 10**12, 10**9))
+    assert len(passed) == 1
+    assert (note is None) == any(line["event"] == "note_not_read" for line in logs)
 
 
 def test_the_gate_holds_readings_back_and_the_first_one_says_what_was_missed():

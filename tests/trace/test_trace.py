@@ -99,7 +99,7 @@ def events_at(t: int, k: int) -> st.SearchStrategy[Event]:
             at,
             st.sampled_from(["up", "ready", "down"]),
             counts,
-            st.none() | engines,
+            st.none() | engines | engines.map(lambda e: replace(e, devices=(), owns_none=True)),
         ),
         st.builds(
             DeviceFound,

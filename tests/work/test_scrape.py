@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meter.attribution import Attributor
 from meter.model import (
@@ -22,7 +25,10 @@ from meter.model import (
     RequestClosed,
     RequestOpened,
     Step,
+    Work,
 )
+from meter.replay import CalibrationMode, replay_trace
+from meter.trace import TraceWriter, read_trace
 from meter.work.scrape import Counted, RefusedError, ScrapeError, Scraper, fetch, read
 
 TEXT = """# HELP vllm:prompt_tokens_total Prefilled.
@@ -165,6 +171,73 @@ def test_joules_go_to_the_models_tokens_and_to_idle() -> None:
     counted = {key.token_type: count for key, count in snapshot.tokens.items()}
     assert (counted["input"], counted["output"]) == (20_000, 2_000)
     assert sum(snapshot.requests.values()) == 1
+
+
+#: How much counters grew until the next reading, and how long that took to come.
+_GROWN = st.tuples(
+    st.integers(0, 10**8) | st.integers(0, 5000),  # tokens of prompts
+    st.integers(0, 5000),  # cached
+    st.integers(0, 10**8) | st.integers(0, 5000),  # output
+    st.integers(0, 3),  # running
+    st.integers(0, 4),  # ended
+    st.sampled_from((1, 2, 9, 60, 100_000)),  # half seconds
+    st.booleans(),  # the server starts anew
+)
+
+
+@given(st.lists(_GROWN, max_size=8))
+@settings(max_examples=20, deadline=None)
+def test_what_is_recorded_of_counters_is_read_and_gives_the_same_totals(
+    tmp_path_factory: pytest.TempPathFactory, grown: list[tuple[int, ...]]
+) -> None:
+    """Whatever the counters did, and however long the server was silent: no line is refused, each
+    event is the same, and a replay's accounts are those of the live core."""
+    device = Device("GPU-0", "card", Quality.SIMULATED)
+    engine, nameless = Counted("0", ("GPU-0",)), Engine("0", ("GPU-0",))
+    path = tmp_path_factory.mktemp("counted") / "t.jsonl"
+    writer, live = TraceWriter(path, (device,), (nameless,)), Attributor((device,), (nameless,))
+    events: list[Event] = []
+
+    def push(event: Event) -> None:
+        events.append(event)
+        writer.write(event)
+        live.feed(event)
+
+    sums, t_ns = [0] * 4, 10**9
+    for prompt, cached, output, running, ended, halves, anew in grown:
+        for _ in range(min(halves, 20)):
+            push(Reading("GPU-0", t_ns, t_ns // 5000))
+            t_ns += 500_000_000 * halves // min(halves, 20)
+        old = [0] * 4 if anew else sums
+        sums = [old[0] + prompt, old[1] + cached, old[2] + output, old[3] + ended]
+        now = read(text(sums[0], sums[1], sums[2], running, sums[3]))
+        for event in engine.take(now["0"], t_ns):
+            push(event)
+    for event in engine.end(t_ns):
+        push(event)
+    push(Reading("GPU-0", t_ns, t_ns // 5000))
+    writer.close()
+    live.finish()
+    trace = read_trace(path)
+    assert trace.bad_lines == []
+    assert trace.events == events
+    assert live.out_of_order == 0
+    replayed = replay_trace(trace, calibration=CalibrationMode.ONLINE)
+    assert replayed.snapshot.accounts == live.snapshot().accounts
+    assert replayed.snapshot.tokens == live.snapshot().tokens
+
+
+def test_what_counters_tell_is_refused_of_engines_that_tell_steps(tmp_path: Path) -> None:
+    """Two rows of one request are one step's only where its counters are all that is seen; also
+    where meta says so."""
+    rows = (Work("r", 512, 0, Phase.PREFILL), Work("r", 9, 0, Phase.DECODE, 9))
+    for fidelity, bad in ((Fidelity.STEP, 1), (Fidelity.COUNTER, 0)):
+        path = tmp_path / f"{fidelity}.jsonl"
+        engine = Engine("0", ("d",), fidelity=fidelity)
+        writer = TraceWriter(path, (Device("d", "d", Quality.SIMULATED),), (engine,))
+        writer.write(Step("0", 0, 0, 1, 2, rows))
+        writer.close()
+        assert len(read_trace(path).bad_lines) == bad
 
 
 class Serving(BaseHTTPRequestHandler):

@@ -58,6 +58,16 @@ function ending(reason, whole = false) {
   return whole ? `${say(reason)}: ${say("stop_or_abort_why")}` : say(reason);
 }
 
+/** Its joules: "at least" where some may be missing, a dash where none are known. */
+function figure(request, significant) {
+  const known = request.energy_j !== null && request.energy_j !== undefined;
+  return (known && request.missed ? "≥ " : "") + energy(request.energy_j, significant);
+}
+
+function perToken(joules, tokens, significant) {
+  return tokens && joules !== null && joules !== undefined ? energy(joules / tokens, significant) : "–";
+}
+
 function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -78,11 +88,11 @@ function fill(made, request, most, currency) {
   set(cells[1], request.tenant ?? "–");
   set(cells[3], count(request.prompt_tokens));
   set(cells[4], count(tokens));
-  set(cells[5], (request.missed ? "≥ " : "") + energy(request.energy_j));
+  set(cells[5], figure(request));
   cells[5].title = request.missed ? say("may_miss", say(request.missed)) : "";
   const joules = [request.prefill_j, request.decode_j, request.recompute_j];
   parts.forEach((part, i) => { part.style.width = `${most > 0 ? 100 * joules[i] / most : 0}%`; });
-  set(cells[7], tokens ? energy(request.energy_j / tokens, 3) : "–");
+  set(cells[7], perToken(request.energy_j, tokens, 3));
   const cost = running ? request.cost : request.cost && Number(request.cost.amount);
   set(cells[8], money(cost, currency ?? request.cost?.currency));
   set(cells[9], running ? seconds(request.age_s)
@@ -123,7 +133,7 @@ export function facts(receipt) {
     [say("request"), receipt.id],
     [say("model"), receipt.model ?? "–"],
     ...(receipt.tenant ? [[say("tenant"), receipt.tenant]] : []),
-    [say("energy"), (receipt.missed ? "≥ " : "") + energy(receipt.energy_j, 5)],
+    [say("energy"), figure(receipt, 5)],
     ...(receipt.missed ? [[say("missed"), say("may_miss", say(receipt.missed))]] : []),
     [say("doubt"), energy(receipt.uncertainty_j, 3) + doubt],
     [say("prefill"), energy(receipt.prefill_j)],
@@ -132,7 +142,7 @@ export function facts(receipt) {
     [say("prompt"), count(receipt.prompt_tokens)],
     [say("cached"), count(receipt.cached_tokens)],
     [say("output"), count(receipt.completion_tokens)],
-    [say("j_per_token"), receipt.completion_tokens ? energy(receipt.energy_j / receipt.completion_tokens) : "–"],
+    [say("j_per_token"), perToken(receipt.energy_j, receipt.completion_tokens)],
     ["kWh", receipt.kwh == null ? "–" : receipt.kwh.toExponential(3)],
     [say("cost"), cost ? money(Number(cost.amount), cost.currency) : "–"],
     ...Object.entries(cost?.components ?? {}).map(([name, amount]) =>

@@ -1,7 +1,7 @@
 // What the page says, in the language that the browser asks for.
 
 const en = {
-  skip: "Skip to the figures", now: "Now", unit: "Unit of energy", so_far_all: "Since the start", input: "input tokens, computed", input_cached: "input tokens, cached", output_tokens: "output tokens", electricity: "electricity", compute: "hardware", lost_steps: "steps that were not heard of", foreign_load: "a stranger on the device", dummy_steps: "steps of an empty rank", meter_down: "no meter was listening", counter_silent: "the counter was not read", no_payer: "in no other account: please report it", missed: "missing", may_miss: "joules may be missing: {0}", pause: "Pause", resume: "Resume",
+  skip: "Skip to the figures", now: "Now", unit: "Unit of energy", so_far_all: "Since the start", input: "input tokens, computed", input_cached: "input tokens, cached", output_tokens: "output tokens", electricity: "electricity", compute: "hardware", lost_steps: "steps that were not heard of", foreign_load: "a stranger on the device", dummy_steps: "steps of an empty rank", meter_down: "no meter was listening", counter_silent: "the counter was not read", no_payer: "in no other account: please report it", not_measured: "no energy of its engine is read", missed: "missing", may_miss: "joules may be missing: {0}", pause: "Pause", resume: "Resume",
   power_now: "power now", per_token: "per output token · 1 min",
   per_million: "per million output tokens · 1 min", tokens_per_s: "output tokens a second",
   with_idle: "{0} with idle", no_price: "no price is configured", kwh_million: "{0} a million",
@@ -42,7 +42,7 @@ const en = {
 };
 
 const zh = {
-  skip: "跳到数据", now: "当前", unit: "能量单位", so_far_all: "自启动以来", input: "输入 token（已计算）", input_cached: "输入 token（缓存）", output_tokens: "输出 token", electricity: "电费", compute: "硬件", lost_steps: "未收到的步骤", foreign_load: "设备上的其他负载", dummy_steps: "空 rank 的步骤", meter_down: "当时没有电表在监听", counter_silent: "当时未读取计数器", no_payer: "未归入其他账户：请报告", missed: "缺失", may_miss: "可能缺少部分焦耳：{0}", pause: "暂停", resume: "继续",
+  skip: "跳到数据", now: "当前", unit: "能量单位", so_far_all: "自启动以来", input: "输入 token（已计算）", input_cached: "输入 token（缓存）", output_tokens: "输出 token", electricity: "电费", compute: "硬件", lost_steps: "未收到的步骤", foreign_load: "设备上的其他负载", dummy_steps: "空 rank 的步骤", meter_down: "当时没有电表在监听", counter_silent: "当时未读取计数器", no_payer: "未归入其他账户：请报告", not_measured: "未读取其引擎的能量", missed: "缺失", may_miss: "可能缺少部分焦耳：{0}", pause: "暂停", resume: "继续",
   power_now: "当前功率", per_token: "每个输出 token · 1 分钟",
   per_million: "每百万输出 token · 1 分钟", tokens_per_s: "每秒输出 token",
   with_idle: "含空闲 {0}", no_price: "未配置价格", kwh_million: "每百万 {0}",
