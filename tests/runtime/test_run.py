@@ -115,7 +115,9 @@ def test_a_second_run_begins_where_the_first_ended(metered, tmp_path):
     url = run.started()
     live = poll(url, lambda r: len(r["receipts"]) >= 4, "/v1/receipts?limit=1000")["receipts"]
     assert run.end()[0] == 0
-    assert len(run.lines) == 2, run.lines
+    # On a busy machine the simulated card is told late of what it drew, and takes joules back.
+    said = [line for line in run.lines if "counter_went_back" not in line]
+    assert len(said) == 2, run.lines
     (began,) = read_trace(trace).meta["calibration"]["learned"]
     assert began["coefficients"] == entry["facts"]["coefficients"]
     _, receipts = replay(trace, tmp_path / "receipts.jsonl")
