@@ -20,6 +20,7 @@ _LINE_BYTES = 1 << 20
 _BODY_BYTES = 64 << 20
 _HEADERS = 200
 _SILENT_S = 600.0
+_WHOLE_S = 3600.0
 
 
 _T = TypeVar("_T")
@@ -36,7 +37,8 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     _reader: asyncio.StreamReader
-    _silent_s: float = _SILENT_S
+    _silent_s: float
+    _until_s: float
 
     async def json(self) -> Any:
         """The whole body as JSON. Raises ``ClientError`` where it is none."""
@@ -76,15 +78,18 @@ class Reply:
                 yield data
 
     async def _wait(self, reading: Awaitable[bytes]) -> bytes:
-        """Raises ``ClientError`` where nothing comes."""
+        """Raises ``ClientError`` where nothing comes, or the whole takes too long."""
+        left_s = self._until_s - asyncio.get_running_loop().time()
+        if left_s < self._silent_s:
+            return await _within(max(0.0, left_s), reading, f"took more than {_WHOLE_S:g} s")
         return await _within(self._silent_s, reading)
 
 
-async def _within(silent_s: float, reading: Awaitable[_T]) -> _T:
+async def _within(within_s: float, reading: Awaitable[_T], why: str | None = None) -> _T:
     try:
-        return await asyncio.wait_for(reading, silent_s)
+        return await asyncio.wait_for(reading, within_s)
     except TimeoutError as error:
-        raise ClientError(f"the server has said nothing for {silent_s:g} s") from error
+        raise ClientError(f"the server {why or f'has said nothing for {within_s:g} s'}") from error
 
 
 def _size(text: bytes, base: int, most: int) -> int:
@@ -151,4 +156,5 @@ async def _head(reader: asyncio.StreamReader, silent_s: float) -> Reply:
             raise ClientError(f"the answer has more than {_HEADERS} headers")
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    return Reply(int(rest[:3]), headers, reader, silent_s)
+    until_s = asyncio.get_running_loop().time() + _WHOLE_S
+    return Reply(int(rest[:3]), headers, reader, silent_s, until_s)

@@ -26,6 +26,7 @@ async def ask(first: bytes, then: bytes = b"", events: bool = False, hang: bool 
             while then:
                 writer.write(then)
                 await writer.drain()
+                await asyncio.sleep(0.02 if len(then) == 1 else 0.0)
             while hang and await reader.read(1024):
                 pass
         except OSError:
@@ -90,3 +91,12 @@ def test_an_answer_without_end_or_sense_is_a_short_error(
 def test_a_server_that_says_no_more_is_not_waited_for_without_end(first: bytes) -> None:
     with pytest.raises(ClientError, match=r"said nothing for 0.2 s"):
         asyncio.run(ask(first, hang=True))
+
+
+def test_a_server_that_drips_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is never silent, and never done."""
+    monkeypatch.setattr(client, "_WHOLE_S", 0.3)
+    with pytest.raises(ClientError, match=r"took more than 0.3 s"):
+        asyncio.run(ask(OK + b"\r\n", b"x"))
