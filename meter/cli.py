@@ -11,13 +11,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import typer
-import typer.core
+from meter.runtime.become import without_us
 
-from meter import __version__
-from meter.config import ConfigError, Settings, load
-from meter.config.load import PREFIX
-from meter.config.show import commented
+try:
+    import typer
+    import typer.core
+
+    from meter import __version__
+    from meter.config import ConfigError, Settings, load
+    from meter.config.load import PREFIX
+    from meter.config.show import commented
+except Exception as error:  # a broken package, no memory: the server is started all the same
+    without_us(sys.argv, error)
+    raise
 
 T = TypeVar("T", bound=StrEnum)
 
@@ -168,17 +174,26 @@ def _run(
     mask = block_signals()
     witness = None
     try:
+        from meter.runtime import probe
+
+        if probe.is_limited() and not probe.can(_import_numpy):
+            raise MemoryError("the limit on memory (ulimit -v) is too low for the meter")
         from meter.runtime.witness import Witness
 
         witness = Witness.start()
         _import_numpy()
         from meter.runtime.run import run as run_command
     except Exception as error:
-        _say(f"cannot meter: {error!r}; the command runs without")
+        _say(f"cannot meter: {_shortly(error)}; the command runs without")
         if witness is not None:
             witness.stop()
         _become(command, mask)
     raise typer.Exit(run_command(command, settings, mask, witness))
+
+
+def _shortly(error: Exception) -> str:
+    """In one line, whatever a package has to say."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")[:300]
 
 
 def _become(command: list[str], mask: set[int]) -> NoReturn:

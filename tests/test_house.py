@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-METER = Path(__file__).parent.parent / "meter"
+ROOT = Path(__file__).parent.parent
+METER = ROOT / "meter"
 
 # From DESIGN section 2, top to bottom. What stands on one line may not import each other upwards.
 ROOMS = (
@@ -118,3 +119,12 @@ def test_the_sidecar_never_imports_vllm() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             assert not {n.split(".")[0] for n in names} & {"vllm", "torch"}, path
+
+
+def test_there_is_one_private_key_and_it_is_the_tests() -> None:
+    """Whoever finds a key in here need not ask which of several it is, nor what it opens."""
+    begin = "-----BEGIN " + "PRIVATE KEY-----"
+    files = [path for path in (ROOT / "tests").rglob("*") if path.suffix in (".pem", ".py")]
+    files += (ROOT / "meter").rglob("*.py")
+    with_key = [path for path in files if begin in path.read_text(encoding="utf-8")]
+    assert with_key == [ROOT / "tests" / "localhost.pem"]

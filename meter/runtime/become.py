@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,21 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def adopt_orphans(wanted: bool = True) -> None:
     """Linux: descendants that lose their parent become our children. Elsewhere: nothing."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, ImportError, MemoryError):
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+
+
+def without_us(argv: Sequence[str], error: BaseException) -> None:
+    """Be the command of ``joulemeter run`` (or ``record``), where not even our command line can be
+    had. Returns where these are no words of theirs. Raises ``OSError``."""
+    if argv[1:2] not in (["run"], ["record"]) or "--" not in argv[:-1]:
+        return
+    with suppress(OSError, ValueError):
+        said = f"joulemeter: cannot meter: {error!r:.200}; the command runs without\n"
+        os.write(2, said.encode(errors="replace"))
+    become(argv[argv.index("--") + 1 :], os.environ, ())
 
 
 def become(command: Sequence[str], environ: Mapping[str, str], mask: Iterable[int]) -> NoReturn:

@@ -6,6 +6,7 @@ and left out, down to running the command with no meter at all; the exit code is
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
@@ -75,11 +76,21 @@ def _begin(settings: Settings, plain: Mapping[str, str]) -> tuple[Meter | None, 
         say(first_line(meter))
         meter.engine_is("up")
         return meter, with_meter
-    except Exception:
-        structlog.get_logger("joulemeter").exception(
-            "not_metering", note="the engine runs all the same", remedy="please report this"
-        )
+    except Exception as error:
+        log, note = structlog.get_logger("joulemeter"), "the engine runs all the same"
+        if _no_room(error):
+            remedy = "raise the limit on memory (ulimit -v) or on processes (ulimit -u)"
+            log.error("not_metering", reason=repr(error)[:200], note=note, remedy=remedy)
+        else:
+            log.exception("not_metering", note=note, remedy="please report this")
         return None, {**plain}
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether a limit of the machine's or the user's is the reason, and no defect."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOMEM, errno.EAGAIN)
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def _in_time(build: Callable[[], Meter], within_s: float) -> Meter:

@@ -17,7 +17,7 @@ from meter.demo.card import Card
 pytestmark = pytest.mark.slow
 
 SERVER = Path(__file__).with_name("metrics_server.py")
-CERTIFICATE = str(Path(__file__).with_name("localhost.pem"))
+CERTIFICATE = str(Path(__file__).parents[1] / "localhost.pem")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("JOULEMETER_")}
 
 

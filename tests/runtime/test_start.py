@@ -203,6 +203,64 @@ def test_where_what_it_is_made_of_is_broken(begin, tmp_path, broken):
     assert "the command runs without" in said
 
 
+@pytest.mark.parametrize("broken", ["typer", "pydantic", "yaml"])
+def test_where_not_even_the_command_line_can_be_had(begin, tmp_path, broken):
+    """What the meter's own options are read with is broken: the words behind ``--`` are enough."""
+    (tmp_path / f"{broken}.py").write_text("raise RuntimeError('broken')\n")
+    code, served, said = begin(METER, {"PYTHONPATH": str(tmp_path)})
+    assert (code, served) == (5, "served\n"), said
+    assert "the command runs without" in said
+    recorded = METER.replace("run --source", f"record {tmp_path}/t.jsonl --source")
+    assert begin(recorded, {"PYTHONPATH": str(tmp_path)})[:2] == (5, "served\n")
+
+
+@pytest.mark.parametrize("megabytes", [50, 80, 100, 150, 200])
+def test_with_little_memory(begin, megabytes):
+    """From what Python itself needs on; OpenBLAS ends a process where it gets none. The reason is
+    one line."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes * 10**6,) * 2)
+
+    code, served, said = begin(METER, before=limit)
+    assert (code, served) == (5, "served\n"), said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 3, said
+
+
+def test_where_an_import_ends_the_process(begin, tmp_path):
+    """With a limit on memory it is tried in a child first, whose words nobody needs."""
+    (tmp_path / "numpy.py").write_text("import os; os.write(2, b'no memory'); os._exit(1)\n")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (3 << 30,) * 2)
+
+    code, served, said = begin(METER, {"PYTHONPATH": str(tmp_path)}, before=limit)
+    assert (code, served) == (5, "served\n"), said
+    assert "ulimit -v" in said
+    assert "no memory" not in said
+
+
+PROBED = """
+import os, signal, time
+from meter.runtime import probe
+assert not probe.can(lambda: time.sleep(60), within_s=0.05)
+assert not probe.can(lambda: os.kill(os.getpid(), signal.SIGKILL))
+assert not probe.can(lambda: 1 / 0)
+assert probe.can(lambda: print("said", flush=True))
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("nobody is left")
+"""
+
+
+def test_an_import_that_hangs_is_given_up():
+    """Its child is ended, and none is left; nor is anything said."""
+    done = subprocess.run([sys.executable, "-c", PROBED], check=False, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"nobody is left\n", b"")
+
+
 def test_where_building_the_meter_hangs(begin, tmp_path):
     """A resolver, or a network's folder: the server is started after a while."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -1,8 +1,9 @@
-"""A server with TLS and an API key, for the tests. The certificate is of 127.0.0.1, until 2120."""
+"""A server with TLS and an API key, for the tests."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -10,30 +11,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-PAIR = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4/7MEZyzuCwyAVk+
-/y+Hv+6UNpnD3YS+R11C3LQqqnyhRANCAAT45O+o51ZVIBsRvyFRLMyJRpZ2kPDS
-1yz59ODnlyxr9gqQ6z2XpXTPEm0ZDN5wpmgRNMBAKTn4i0gLuFpXGd8P
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBeTCCAR6gAwIBAgIBATAKBggqhkjOPQQDAjAaMRgwFgYDVQQDDA9qb3VsZW1l
-dGVyIHRlc3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBoxGDAW
-BgNVBAMMD2pvdWxlbWV0ZXIgdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IA
-BPjk76jnVlUgGxG/IVEszIlGlnaQ8NLXLPn04OeXLGv2CpDrPZeldM8SbRkM3nCm
-aBE0wEApOfiLSAu4WlcZ3w+jUzBRMA8GA1UdEwEB/wQFMAMBAf8wDwYDVR0RBAgw
-BocEfwAAATAOBgNVHQ8BAf8EBAMCAoQwHQYDVR0OBBYEFHwqK161aqmwqqLC3I3t
-awXDt0Y0MAoGCCqGSM49BAMCA0kAMEYCIQDI6AnpGuvsmECqLoai+rbKDY6IywEI
-kE2EL+DDrWu2XwIhALU/clrxzy7lH2SOcfBP9XhiijufjsKZAQnBmzNuyBHG
------END CERTIFICATE-----
-"""
+#: A certificate of localhost and 127.0.0.1, with its key: the tests' only one.
+PAIR = Path(__file__).parents[1] / "localhost.pem"
 
 
 def certificate(folder: Path) -> Path:
     """A file with the certificate and its key."""
-    path = folder / "server.pem"
-    path.write_text(PAIR)
-    return path
+    return Path(shutil.copy(PAIR, folder / "server.pem"))
 
 
 @contextmanager
