@@ -724,6 +724,9 @@ def _choice(kind: type[T], value: str, option: str) -> T:
         _fail(f"{option}: one of {', '.join(kind)}, not {value!r}")
 
 
+_LINE_MAX = 2000
+
+
 def _fail(message: str) -> NoReturn:
     """Say what is wrong and stop with 2."""
     _say(message)
@@ -731,8 +734,11 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
+    """Of lines as long as a command line may be their beginning."""
+    lines = message.split("\n")
+    cut = (line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]}…" for line in lines)
     with contextlib.suppress(OSError, ValueError):
-        print(f"joulemeter: {message}", file=sys.stderr)
+        print("joulemeter: " + "\n".join(cut), file=sys.stderr)
 
 
 def main() -> None:

@@ -532,3 +532,12 @@ def test_a_file_that_cannot_be_is_one_line(call, trace, tmp_path, words):
     lines = result.stderr.splitlines()
     assert lines[-1].startswith("joulemeter: "), result.stderr
     assert len(result.stderr) < 2000
+
+
+@pytest.mark.parametrize("words", [["replay"], ["report"], ["attach"], ["top", "--once", "--url"]])
+def test_an_error_is_short_whatever_was_given(call, words):
+    """Of a word as long as a command line its beginning."""
+    result = call(*words, "x" * 100_000)
+    assert result.exit_code == 2
+    assert result.output.startswith("joulemeter: ")
+    assert len(result.output) < 2100
