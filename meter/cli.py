@@ -688,6 +688,9 @@ def _not_writable(path: Path) -> str | None:
         return f"there is no folder {str(folder)[:200]}; make it, or name another file"
     if not os.access(path if path.exists() else folder, os.W_OK):
         return "permission denied"
+    if not path.exists():  # root may write everywhere, it is said, also where no file can be
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        path.unlink()
     return None
 
 

@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import select
+import stat
 import time
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import islice
@@ -233,14 +234,19 @@ def _bytes_of(path: Path) -> bytes:
     text = b""
     deadline_s = time.monotonic() + _PIPE_WITHIN_S
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as file:
+        waits_for_writer = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
         while len(text) <= _FILE_BYTES_MAX:
-            left_s = deadline_s - time.monotonic()
-            if not select.select([file], [], [], max(0.0, left_s))[0]:
-                raise ConfigError(f"nothing more came of it in {_PIPE_WITHIN_S:.0f} s: give a file")
             piece = file.read(_FILE_BYTES_MAX + 1 - len(text))
-            if piece == b"":
+            if piece:
+                text += piece
+                waits_for_writer = False
+                continue
+            if piece == b"" and not waits_for_writer:
                 break
-            text += piece or b""
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not select.select([file], [], [], left_s)[0]:
+                raise ConfigError(f"nothing more came of it in {_PIPE_WITHIN_S:.0f} s: give a file")
+            waits_for_writer = False
     return text
 
 
