@@ -746,6 +746,9 @@ def _choice(kind: type[T], value: str, option: str) -> T:
         _fail(f"{option}: one of {', '.join(kind)}, not {value!r}")
 
 
+_LINE_MAX = 2000
+
+
 def _fail(message: str) -> NoReturn:
     """Say what is wrong and stop with 2."""
     _say(message)
@@ -753,9 +756,12 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    """Every line says whose it is: a server may write between them."""
+    """Every line says whose it is: a server may write between them. Of lines as long as a command
+    line may be their beginning."""
+    lines = message.splitlines()
+    cut = (line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]}…" for line in lines)
     with contextlib.suppress(OSError, ValueError):
-        print("\n".join(f"joulemeter: {line}" for line in message.splitlines()), file=sys.stderr)
+        print("\n".join(f"joulemeter: {line}" for line in cut), file=sys.stderr)
 
 
 def main() -> None:

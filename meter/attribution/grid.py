@@ -72,6 +72,10 @@ class _Slot(NamedTuple):
         return (_COMMON * self.width_ns if self.is_left else -self.width_ns) / UNIFORM
 
 
+#: The number of a change that is no tick's, as long as the counter seemed to move at every poll.
+NOT_TOLD = -1
+
+
 class Grid:
     """A counter's ticks, learned change by change. ``refresh_s``: the period, where it is known."""
 
@@ -121,7 +125,7 @@ class Grid:
         """When tick ``number`` was, within its bounds, and its standard doubt, both ns."""
         lower, upper = lower_ns - self._origin_ns, upper_ns - self._origin_ns
         own_doubt = (upper - lower) / UNIFORM
-        if self._learned < _FIT_MIN_TICKS or self.period_ns is None:
+        if number == NOT_TOLD or self._learned < _FIT_MIN_TICKS or self.period_ns is None:
             return round((lower_ns + upper_ns) / 2), own_doubt
         ticked = self._phase_ns + number * self.period_ns
         edge = min(max(ticked, lower + 1), upper)
@@ -152,7 +156,9 @@ class Grid:
         return edges
 
     def _is_narrow(self, bound: Bound) -> bool:
-        """Is there at most one tick or two in it?"""
+        """Is there at most one tick or two in it, and is it told which?"""
+        if bound.number == NOT_TOLD:
+            return False
         return self.period_ns is None or bound.upper_ns - bound.lower_ns < 1.5 * self.period_ns
 
     def _number(self, lower: int, upper: int) -> int | None:

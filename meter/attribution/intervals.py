@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from meter.attribution.grid import UNIFORM, Grid
+from meter.attribution.grid import NOT_TOLD, UNIFORM, Grid
 from meter.model import Device, Reading
 
 _CONTINUOUS_SHARE = 0.8
@@ -134,7 +134,7 @@ class Counter:
         self._blind, self._blind_before = False, self._blind
         self._changes += 1
         self.moved_uj += moved_uj
-        number = 0 if self._continuous else self._grid.learn(before.t_ns, reading.t_ns)
+        number = NOT_TOLD if self._continuous else self._grid.learn(before.t_ns, reading.t_ns)
         if self._unclear is not None:
             moved_uj += self._unclear.moved_uj
         if number is None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import select
+import stat
+import time
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -44,6 +47,11 @@ _KUBERNETES = re.compile(
     r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=.*|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=.*|PORT=\w+://.*)"
 )
 _FILE_BYTES_MAX = 1 << 18
+# For what is no file: `--config <(...)`, or a pipe into which nobody writes.
+_PIPE_WITHIN_S = 2.0
+_ALIASES_MAX = 100
+# YAML's numbers may have any base, and take seconds to read where they are long.
+_NUMBER_CHARACTERS = 64
 _PROBLEMS_MAX = 20
 _SHOWN = 80
 _ALL = ": `joulemeter config show` has them all"
@@ -146,13 +154,25 @@ class _Loader(yaml.SafeLoader):
     An alias may stand for a value or a plain list: of nested ones a few lines are worth gigabytes.
     """
 
+    _aliases = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         alias = self.check_event(yaml.AliasEvent)
         line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        self._aliases += alias
+        if self._aliases > _ALIASES_MAX:
+            raise ConfigError(f"line {line} has one alias more than {_ALIASES_MAX}: write them out")
         node: yaml.Node | None = super().compose_node(parent, index)
         if alias and not _is_plain(node):
             raise ConfigError(f"line {line} has an alias of nested values: write them out")
         return node
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > _NUMBER_CHARACTERS:
+            problem = f"a number of {len(node.value)} characters"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -169,6 +189,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+
+
 def _is_plain(node: yaml.Node | None) -> bool:
     if isinstance(node, yaml.SequenceNode):
         return node.end_mark is not None and all(  # without it, it stands for itself
@@ -180,8 +204,7 @@ def _is_plain(node: yaml.Node | None) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """The file's sections. Raises ``ConfigError``."""
     try:
-        with path.open("rb") as file:
-            text = file.read(_FILE_BYTES_MAX + 1)
+        text = _bytes_of(path)
         if len(text) > _FILE_BYTES_MAX:
             raise ConfigError(f"is larger than {_FILE_BYTES_MAX} bytes: is it a file of settings?")
         values = yaml.load(text.decode("utf-8"), _Loader)  # safe: it makes plain values
@@ -204,6 +227,27 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: expected sections such as 'pricing:', found a {type(values).__name__}"
         )
     return {_key(key): value for key, value in values.items()}
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The file's beginning. Of a pipe or a terminal what comes within so long: the server waits."""
+    text = b""
+    deadline_s = time.monotonic() + _PIPE_WITHIN_S
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as file:
+        waits_for_writer = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        while len(text) <= _FILE_BYTES_MAX:
+            piece = file.read(_FILE_BYTES_MAX + 1 - len(text))
+            if piece:
+                text += piece
+                waits_for_writer = False
+                continue
+            if piece == b"" and not waits_for_writer:
+                break
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not select.select([file], [], [], left_s)[0]:
+                raise ConfigError(f"nothing more came of it in {_PIPE_WITHIN_S:.0f} s: give a file")
+            waits_for_writer = False
+    return text
 
 
 def _marked(error: yaml.MarkedYAMLError) -> str:

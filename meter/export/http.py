@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import make_asgi_app
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -88,13 +89,29 @@ def create_app(
 
 
 class _Asgi:
-    """An ASGI application as a route's endpoint (a ``Mount`` would answer ``/metrics/`` only)."""
+    """The metrics' application as a route's endpoint (a ``Mount`` would answer ``/metrics/``
+    only), without the headers on which it would raise."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._app(scope, receive, send)
+        headers = [one for one in scope["headers"] if one[0].lower() in _CHOOSING]
+        await self._app(
+            {**scope, "headers": headers if _can_choose(headers) else []}, receive, send
+        )
+
+
+_CHOOSING = (b"accept", b"accept-encoding")
+
+
+def _can_choose(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a format can be chosen by these: a version may be any text, a header any bytes."""
+    try:
+        choose_encoder(b",".join(value for _, value in headers).decode())
+    except Exception:
+        return False
+    return True
 
 
 class _Api:

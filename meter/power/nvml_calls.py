@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -19,8 +20,10 @@ def start(library: str | None) -> Quality:
     """Load and start NVML; a library that calls itself simulated makes all its figures so."""
     if library is not None:
         try:
+            if Path(library).exists() and not Path(library).is_file():
+                raise OSError("it is no plain file")  # the loader would wait for a pipe's writer
             use_library(ctypes.CDLL(library))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: bytes that are no text
             raise LibraryMissingError(
                 f"power.nvml_library {library!r} cannot be loaded: {error}"
             ) from error

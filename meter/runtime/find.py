@@ -67,7 +67,7 @@ def _find(target: str) -> Server:
     if target.isascii() and target.isdigit():
         return _server(_process_of(target), None)
     if "://" not in target:
-        raise FindError(f"{target} is neither a pid nor a URL such as http://127.0.0.1:8000")
+        raise FindError(f"{target[:200]} is neither a pid nor a URL such as http://127.0.0.1:8000")
     try:
         parts = checked_url(target)
     except ValueError as error:

@@ -21,6 +21,7 @@ ENDING: tuple[int, ...] = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGALRM,
+    signal.SIGPWR,  # a container runtime that stops its machine (LXC, systemd-nspawn)
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 #: All that is passed on: those, the terminal's stop, going on after it, and a new window size.

@@ -79,6 +79,9 @@ class Lines:
             raise TraceError(f"{path}: is a folder, not a trace file") from error
         except OSError as error:
             raise TraceError(f"{path}: cannot be opened: {error.strerror}") from error
+        if path.is_char_device():
+            self._file.close()  # /dev/zero has no end, nor has a terminal
+            raise TraceError(f"{path}: is a device, not a trace file")
         self._unpack = _UNPACK.get(path.suffix, _plain)
 
     def __iter__(self) -> Generator[list[bytes], None, None]:

@@ -558,3 +558,12 @@ def test_a_paragraph_of_help_is_not_broken_in_its_middle():
     for command in app.registered_commands:
         for paragraph in (command.callback.__doc__ or "").split("\n\n")[1:]:
             assert len(paragraph.strip().splitlines()) <= 1, command.callback.__name__
+
+
+@pytest.mark.parametrize("words", [["replay"], ["report"], ["attach"], ["top", "--once", "--url"]])
+def test_an_error_is_short_whatever_was_given(call, words):
+    """Of a word as long as a command line its beginning."""
+    result = call(*words, "x" * 100_000)
+    assert result.exit_code == 2
+    assert result.output.startswith("joulemeter: ")
+    assert len(result.output) < 2100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from decimal import Decimal
 from pathlib import Path
@@ -175,6 +176,48 @@ def test_a_plain_alias_is_a_value(tmp_path):
     path = tmp_path / "meter.yaml"
     path.write_text("power: {devices: &gpus [0, 1]}\nengine: {devices: *gpus}\nrecord: &r x\n")
     assert load(path).engine.devices == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"x: &a [{'1,' * 1000}]\nz: [{'*a,' * 50_000}]", "line 2 has one alias more than 100"),
+        ("x: &a y\n" + "".join(f"k{n}: *a\n" for n in range(101)), "line 102 has one alias more"),
+        (
+            f"pricing: {{pue: {':'.join(['1'] * 100_000)}}}",
+            "a number of 199999 characters, line 1, column 16",
+        ),
+        (f"pricing:\n  pue: {':'.join(['1'] * 1000)}.5", "a number of 2001 characters, line 2"),
+        (f"pricing: {{pue: 0x{'f' * 200_000}}}", "a number of 200002 characters, line 1"),
+    ],
+)
+def test_a_file_is_read_within_a_moment(tmp_path, text, says):
+    """What took 15 s of a file of 256 kB: 50 million items by aliases, a number to the base 60."""
+    started_s = time.process_time()
+    assert says in refused(tmp_path / "meter.yaml", text)
+    assert time.process_time() - started_s < 4
+
+
+def test_a_pipe_is_read_and_one_without_a_writer_is_not_waited_for(tmp_path, monkeypatch):
+    """`--config <(...)` works; a server must not wait for who never writes."""
+    monkeypatch.setattr(sys.modules["meter.config.load"], "_PIPE_WITHIN_S", 0.1)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert "nothing more came of it in 0 s: give a file" in told(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    os.write(writer, b"pricing: {pue: 1.5}")
+    assert "nothing more came of it" in told(path)  # the rest may still come
+    os.write(writer, b"pricing: {pue: 1.5}")
+    os.close(writer)
+    assert load(path).pricing.pue == Decimal("1.5")
+    os.close(reader)
+
+
+def told(path: Path) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,23 @@ def test_metrics_are_negotiated(get):
     assert new.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"accept": b"\xff\xfe"},
+        {"accept-encoding": b"\xff"},
+        {"accept": "application/openmetrics-text; version=1.x"},
+        {"accept": "text/plain;version=" + "9" * 5000},
+    ],
+)
+def test_metrics_come_whatever_is_accepted(get, headers):
+    """A header that cannot be understood chooses nothing: it was a 500, and a traceback each."""
+    answer = get("/metrics", **headers)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "joulemeter_energy_joules_total" in answer.text
+
+
 def test_some_metrics_alone(get):
     """As Prometheus' own clients give them, by the names of samples."""
     some = get("/metrics?name[]=joulemeter_build_info&name[]=joulemeter_tokens_total").text

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pynvml
 import pytest
 import structlog.testing
 
 from meter.demo.card import Card
+from meter.power.errors import LibraryMissingError
+from meter.power.nvml_calls import start
 from meter.power.nvml_session import Session
 
 S = 1_000_000_000
@@ -96,3 +100,14 @@ def test_a_start_that_fails_is_tried_again(played: Played, monkeypatch: pytest.M
     played.now_ns += S
     played.session.failed(UNINITIALISED)
     assert pynvml.nvmlDeviceGetCount() == 2
+
+
+@pytest.mark.parametrize("name", ["pipe", "odd\udcff.so"])
+def test_a_library_that_can_be_none_is_an_error_that_names_the_setting(
+    tmp_path: Path, name: str
+) -> None:
+    """The loader would wait for a pipe's writer without end, and raises for a name that is no text
+    what nobody catches."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LibraryMissingError, match=r"power\.nvml_library .* cannot be loaded"):
+        start(str(tmp_path / name))

@@ -121,7 +121,7 @@ print(dict(got), flush=True)
 """
 TOLD = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
-    *(signal.SIGUSR2, signal.SIGALRM, signal.SIGCONT, signal.SIGWINCH),
+    *(signal.SIGUSR2, signal.SIGALRM, signal.SIGPWR, signal.SIGCONT, signal.SIGWINCH),
 )
 
 

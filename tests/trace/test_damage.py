@@ -232,6 +232,14 @@ def test_no_file(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}: is a folder, not a trace file"
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_trace(device: str) -> None:
+    """One may have no end: it is not read at all."""
+    with pytest.raises(TraceError) as caught:
+        read_trace(device)
+    assert str(caught.value) == f"{device}: is a device, not a trace file"
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     """The system's reason is said."""
     path = put(tmp_path / "t.jsonl", META) / "t.jsonl"
