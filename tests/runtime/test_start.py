@@ -13,6 +13,8 @@ from meter.runtime.logs import say
 from meter.runtime.meter import Meter
 from meter.runtime.run import _in_time
 
+pytestmark = pytest.mark.slow
+
 #: Served without a word: what it was given is often closed or full.
 SERVE = 'echo served > "$MARK"; exit 5'
 #: Runs the rest of its arguments with a shell's redirections, a limit, or another place.

@@ -20,6 +20,8 @@ from meter.trace.parse import Parser
 from tests.plain import leaves
 from tests.trace.lines import META, clock, closed, line, opened, put, reading, step
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 500
 REFUSED = object()
 

@@ -18,6 +18,8 @@ from meter.trace import BAD_LINES_MAX, TraceError, read_trace
 from meter.trace.errors import shown
 from tests.trace.lines import META, clock, line, opened, put, reading, step
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 TOO_MUCH = "data that unpacks to more than 300 times its size: no trace does"
 
