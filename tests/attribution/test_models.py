@@ -17,6 +17,8 @@ from tests.truth.scenarios import build
 
 from .scenes import COST, ENGINE, GPU, Scene
 
+pytestmark = pytest.mark.slow
+
 ALONE_S = 40.0
 #: When who came later is known well.
 LEARNED_S = 45.0

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from meter.config import ConfigError, Settings, known_keys, load, variable
 from meter.pricing import Tariff, TariffError
 
+pytestmark = pytest.mark.slow
+
 #: All of an error: twenty problems of one line each.
 LONGEST = 20 * 500
 

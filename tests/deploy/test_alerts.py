@@ -17,6 +17,8 @@ from tests.grafana.promql import selectors
 from tests.grafana.sample import exported_labels
 from tests.grafana.server import serving
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ALERTS = RULES.with_name("joulemeter.alerts.yml")
 CASES = sorted(HERE.glob("*alerts.test.yml"))

@@ -16,6 +16,8 @@ from tests.grafana.promql import BOARDS, selectors
 from tests.grafana.sample import exported_labels
 from tests.needs import program
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PEERS = {
     "vllm:generation_tokens_total",

@@ -1,4 +1,4 @@
-"""Twenty minutes of a small fleet at constant, known rates, so every figure on a board is known.
+"""Seventy minutes of a small fleet at constant, known rates, so every figure on a board is known.
 
 Two hosts, each with one engine: ``a`` serves ``llama`` on two measured GPUs, ``b`` serves ``qwen``
 on one.
@@ -16,7 +16,7 @@ from tests.grafana import fleet
 from tests.grafana.fleet import Host, Moment
 
 START_S = 1_760_000_000
-LENGTH_S = 1200
+LENGTH_S = 4200
 STEP_S = 5
 END_S = START_S + LENGTH_S
 PENDING_J = 300.0

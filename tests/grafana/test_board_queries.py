@@ -75,14 +75,14 @@ ALWAYS = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory) -> Iterator[Prometheus]:
-    """Twenty minutes of traffic on two hosts."""
+    """Seventy minutes of traffic on two hosts."""
     with serving(tmp_path_factory.mktemp("busy"), sample.openmetrics((A, B))) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory) -> Iterator[Prometheus]:
-    """Twenty minutes of a meter that reads its GPU, without one request and without a price."""
+    """Seventy minutes of a meter that reads its GPU, without one request and without a price."""
     history = sample.openmetrics((sample.QUIET,), Tariff("EUR"), peers=False)
     with serving(tmp_path_factory.mktemp("idle"), history) as server:
         yield server

@@ -24,6 +24,8 @@ from meter.runtime.memory import Memory, state_directory
 from meter.runtime.meter import _memory, _recall, _record
 from tests.attribution.scenes import ENGINE, GPU, Scene
 
+pytestmark = pytest.mark.slow
+
 CARD = Device(
     "GPU-a/1",
     "NVIDIA H100 80GB HBM3",

@@ -18,6 +18,8 @@ from meter.trace.parse import Parser
 from meter.trace.quick import REFUSED, Quick
 from tests.trace.lines import closed, line, opened, reading, step
 
+pytestmark = pytest.mark.slow
+
 numbers = st.one_of(
     st.integers(-3, 10**10),
     st.floats(-1, 1e10, allow_nan=False),
