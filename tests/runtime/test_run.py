@@ -73,7 +73,7 @@ def test_a_whole_run(metered, tmp_path):
     metrics = httpx.get(url + "/metrics", trust_env=False).text
     assert f'joulemeter_gpu_energy_joules_total{{gpu="0",gpu_uuid="{UUID}"' in metrics
     assert 'joulemeter_kwh_per_token{idle="without",model_name="tiny"' in metrics
-    assert httpx.get(url + "/readyz", trust_env=False).json() == {"status": "ok"}
+    poll(url, lambda said: said == {"status": "ok"}, "/readyz")
     live = httpx.get(url + "/v1/receipts?limit=1000", trust_env=False).json()["receipts"]
     code, _ = run.end()
     assert code == 3
