@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 from served import END_S, HOOK, Metered, check_receipts, closes, until
 from smoke import home, load
 from sources import rust_front_end
+
+pytestmark = pytest.mark.timeout(1800)
 
 VERSION = "0.32.0"
 VENV = home(VERSION) / "venv"

@@ -24,6 +24,8 @@ import pytest
 from served import END_S, START_S, Metered, answers, check_receipts, until
 from smoke import chat, load, says
 
+pytestmark = pytest.mark.timeout(1800)
+
 VERSIONS = os.environ.get("VLLM_VERSIONS", "0.20.0 0.26.0 0.32.0").split()
 
 
