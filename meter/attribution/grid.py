@@ -222,8 +222,8 @@ class Grid:
     def _period_range(self, table: Array) -> tuple[float, float]:
         """What the first and the last bounds leave for the period."""
         (first, first_lower, first_upper), (last, last_lower, last_upper) = table[0], table[-1]
-        low = (last_lower - first_upper) / (last - first)
-        high = (last_upper - first_lower) / (last - first)
+        ticks = max(last - first, 1.0)  # all bounds may be of one tick
+        low, high = (last_lower - first_upper) / ticks, (last_upper - first_lower) / ticks
         if self._known_ns is None:
             return low, high
         least, most = self._known_ns * (1 - _KNOWN_WITHIN), self._known_ns * (1 + _KNOWN_WITHIN)
