@@ -167,7 +167,8 @@ class Accumulator:
         rows[:, SQUARES] *= block.doubts[:, :1]
         mean_work = np.stack((f, c, c * k), axis=1)[:, :, None] * block.mix[:, None, :]
         rows[:, MIX:] = mean_work.reshape(-1, 3 * DOUBTED)
-        rows[block.heads == 0] = 0.0
+        # Where nobody decodes nobody owes of it; and prices of work that nobody does may be huge.
+        rows[block.rows[:, passes.D_HEADS] == 0] = 0.0
         return np.cumsum(moved, axis=0)
 
     def _bill(self, request: str) -> Bill:

@@ -287,7 +287,8 @@ class Attributor:
         """A device that comes late (its driver was slow) is that of ``engines``, or, where those
         are not told, of the engines whose devices nobody has told."""
         without = set(self._without)
-        for id in without if engines is None else self._engines.keys() & engines:
+        theirs = without if engines is None else set(engines)
+        for id in [id for id in self._engines if id in theirs]:
             info = self._engines[id].info
             if device not in info.devices:
                 devices = (*info.devices, device)

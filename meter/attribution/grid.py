@@ -230,8 +230,8 @@ class Grid:
         # As Python's own numbers: the period goes into what is published and kept.
         first, first_lower, first_upper = table[0].tolist()
         last, last_lower, last_upper = table[-1].tolist()
-        low = (last_lower - first_upper) / (last - first)
-        high = (last_upper - first_lower) / (last - first)
+        ticks = max(last - first, 1.0)  # all bounds may be of one tick
+        low, high = (last_lower - first_upper) / ticks, (last_upper - first_lower) / ticks
         if self._known_ns is None:
             return low, high
         least, most = self._known_ns * (1 - _KNOWN_WITHIN), self._known_ns * (1 + _KNOWN_WITHIN)

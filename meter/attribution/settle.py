@@ -127,7 +127,8 @@ def evaluate(
     totals, later_w = _totals(segments, edges, fit)
     sight = Sight.of(load.t0, load.t1, edges - fit.window.delay_s, fit.window.width_s)
     squares = sight.squares(priced.run_j, len(energy_j))
-    run_share = squares / np.maximum(np.square(totals[:, FORESEEN_J]), 1e-300)
+    whole = np.square(totals[:, FORESEEN_J])
+    run_share = np.minimum(squares, whole) / np.maximum(whole, 1e-300)
     block = Block(
         load=load,
         priced=priced,
@@ -252,7 +253,7 @@ def distribute(
         """Seconds weighted by the factor, of each span."""
         if not len(spans):
             return np.zeros(0)
-        return np.asarray(seen(spans[:, 1])[:, 0] - seen(spans[:, 0])[:, 0])
+        return np.maximum(seen(spans[:, 1])[:, 0] - seen(spans[:, 0])[:, 0], 0.0)
 
     static_w = block.fit.coefficients[0].static_w
     strange = is_foreign[:closed] & priced
@@ -296,7 +297,8 @@ class _Runs(NamedTuple):
         at_t0, at_t1, at_gap = seen(load.t0), seen(load.t1), seen(load.gap)
         mean = (at_t1 - at_t0) / np.maximum(load.t1 - load.t0, 1e-12)[:, None]
         gap_factor = (at_t0 - at_gap)[:, 0] / np.maximum(load.t0 - load.gap, 1e-12)
-        return cls(mean[:, 0], gap_factor, mean)
+        # In steps of nanoseconds the difference may be rounding, also below zero.
+        return cls(np.maximum(mean[:, 0], 0.0), np.maximum(gap_factor, 0.0), mean)
 
     def scaled(self, by: float) -> _Runs:
         return self._replace(factor=self.factor * by, gap_factor=self.gap_factor * by)

@@ -71,7 +71,7 @@ class Series:
 
     def _flow(self, moment: Moment, accounts: Sequence[str]) -> None:
         until_s = moment.settled_s
-        if until_s is None:
+        if until_s is None or (len(self.moments) > 1 and until_s == self.moments[-2].settled_s):
             return
         before = next(
             (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meter.attribution import Attributor
@@ -98,6 +98,9 @@ def odd_event(event: Event, rnd: random.Random) -> Event:
     st.booleans(),
     st.booleans(),
 )
+@example("tp2 dp2 ep", 920462, True, True, True)  # prices of work that nobody does
+@example("dp2ep", 11159, True, False, True)  # steps of a nanosecond
+@example("dp2ep", 996360, False, False, True)  # a counter with one tick
 @settings(max_examples=40, deadline=None)
 def test_no_value_breaks_the_core_or_the_sum(
     layout: str, seed: int, shared: bool, faulty: bool, hindsight: bool

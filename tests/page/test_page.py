@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from meter.export.live import moments_json
+from meter.export.moments import ACCOUNTS
 from tests.page.meter import Meter
+from tests.top.test_lumps import BUSY_W, S, drawn_uj, told
 
 pytestmark = pytest.mark.slow
 
@@ -454,3 +457,38 @@ def test_a_request_that_nobody_measured_has_dashes(show):
             expect(receipt.locator(f"dt:text-is('{name}') + dd")).to_have_text("–")
     finally:
         meter.stop()
+
+
+@pytest.fixture(scope="module")
+def lumps():
+    """Moments of a run in which much settles at once, and their accounts, as the stream says."""
+    return [moments_json(told()), list(ACCOUNTS)]
+
+
+def test_no_more_power_is_drawn_on_the_chart_than_by_the_devices(show, meter, lumps):
+    """Steps of seconds and a device that is read seldom make no peak, and lose no joule."""
+    page = show(meter)
+    peak_w, area_j, from_s, until_s = page.evaluate(
+        """async ([moments, accounts]) => {
+          const { Series } = await import("/page/chart.js"), series = new Series();
+          series.add(moments, accounts);
+          const shown = series.flows.map(f => [f.t, Object.values(f.watts).reduce((a, b) => a + b, 0)]);
+          let area = 0;
+          for (let i = 1; i < shown.length; i++) {
+            area += (shown[i][1] + shown[i - 1][1]) / 2 * (shown[i][0] - shown[i - 1][0]);
+          }
+          return [Math.max(...shown.map(s => s[1])), area, shown[0][0], shown.at(-1)[0]];
+        }""",  # noqa: E501
+        lumps,
+    )
+    drawn_j = 2 * (drawn_uj(round(until_s * S)) - drawn_uj(round(from_s * S))) / 1e6
+    assert peak_w < 2 * BUSY_W * 1.05
+    assert area_j == pytest.approx(drawn_j, rel=0.03)
+
+
+def test_a_sum_that_does_not_close_is_not_made_to(show, meter):
+    """What is said to be measured is what was measured, not the sum of what is shown beside it."""
+    said = show(meter).evaluate(
+        'async () => (await import("/page/format.js")).summands(5996, [5376.9, 87.6])'
+    )
+    assert (said["total"], said["terms"]) == ("5,996.0", ["5,376.9", "87.6"])

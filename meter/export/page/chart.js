@@ -73,7 +73,7 @@ export class Series {
   }
 
   flow(moment) {
-    if (moment.settled === null) return;
+    if (moment.settled === null || moment.settled === this.moments.at(-2)?.settled) return;
     const before = this.moments.findLast(m => m.settled !== null && m.settled <= moment.settled - SMOOTH_S);
     if (!before) return;
     const over = moment.settled - before.settled;
