@@ -125,15 +125,17 @@ def test_the_load_was_what_it_should_be(judged: Judged) -> None:
 
 
 def test_every_completed_receipt_equals_the_servers_usage(judged: Judged) -> None:
-    """Prompt, cached and completion tokens, exactly."""
+    """Prompt, cached and completion tokens, exactly; beyond a stop string there may be more."""
     completed = [answer for answer in judged.run.answers if answer.completed]
     assert len(completed) >= 180
     for answer in completed:
         assert answer.usage is not None
         receipt = judged.run.receipts[answer.id]
         assert receipt, f"no receipt for {answer.id} ({answer.ask.kind})"
-        for key in ("prompt_tokens", "completion_tokens"):
-            assert receipt[key] == answer.usage[key], (key, answer.ask.kind, answer.id)
+        assert receipt["prompt_tokens"] == answer.usage["prompt_tokens"], answer
+        more = receipt["completion_tokens"] - answer.usage["completion_tokens"]
+        # A stop string ends in the front end; until that tells it, the engine computes on.
+        assert more == 0 or (more > 0 and receipt["reason"] == "stop_or_abort"), answer
         one_of = receipt.get("children") or [receipt]
         cached = [each["cached_tokens"] for each in one_of]
         assert _cached(answer) in cached, (answer.ask.kind, answer.id)
