@@ -21,6 +21,8 @@ from served import END_S, HOOK, Metered, check_receipts, closes, until
 from smoke import home, load
 from sources import rust_front_end
 
+from meter.runtime.witness import NAME as WITNESS
+
 pytestmark = pytest.mark.timeout(1800)
 
 VERSION = "0.32.0"
@@ -58,7 +60,8 @@ def metered(made: Metered) -> Iterator[Metered]:
 
 
 def family_of(made: Metered) -> list[psutil.Process]:
-    made.family = psutil.Process(made.meter.pid).children(recursive=True)
+    below = psutil.Process(made.meter.pid).children(recursive=True)
+    made.family = [process for process in below if process.name() != WITNESS]
     return made.family
 
 
