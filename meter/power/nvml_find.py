@@ -67,8 +67,8 @@ class Found:
         if name == self.index:
             return True
         uuid = self.gpu.device.id if self.gpu else ""
-        if name.startswith("MIG-GPU-"):  # drivers before R470: MIG-<board's UUID>/<GI>/<CI>
-            return bool(uuid) and uuid.startswith(name.removeprefix("MIG-").partition("/")[0])
+        if (board := _board_in(name)) is not None:
+            return bool(uuid) and uuid.startswith(board)
         if name.startswith("MIG-"):
             return any(instance.startswith(name) for instance in self.instances)
         return name.startswith("GPU-") and uuid.startswith(name)
@@ -351,13 +351,21 @@ def _match(name: str, found: Sequence[Found]) -> Found:
     return matches[0]
 
 
+def _board_in(name: str) -> str | None:
+    """The board's UUID that an instance's name of drivers before R470 holds
+    (``MIG-<board's UUID>/<GI>/<CI>``); ``None`` for any other name."""
+    if not name.startswith("MIG-GPU-"):
+        return None
+    return name.removeprefix("MIG-").partition("/")[0]
+
+
 def board_of(name: str) -> str | None:
     """The UUID of the board of a MIG instance, by the instance's UUID or the beginning of it;
     ``None`` where NVML knows none, or several boards. Any other name is its own."""
     if not name.startswith("MIG-"):
         return name
-    if name.startswith("MIG-GPU-"):  # drivers before R470: MIG-<board's UUID>/<GI>/<CI>
-        return name.removeprefix("MIG-").partition("/")[0]
+    if (board := _board_in(name)) is not None:
+        return board
     found = set()
     for index in range(count()):
         handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)

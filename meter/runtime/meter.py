@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,7 @@ class Meter:
     def let_in(self, pid: int) -> None:
         """An engine of the command ``pid`` that runs as another user. Raises ``OSError``."""
         if self.place is not None and self.listener is not None and not self.listener.sources:
-            let_in(self.place, (process.pid for process in family(pid)))
+            let_in(self.place, _pids_of(pid))
 
     def watch(self, pid: int | None) -> Watch:
         """A look at the engines of the server ``pid``."""
@@ -103,6 +103,11 @@ class Meter:
         if self.place is not None and not self.place.is_guest:
             shutil.rmtree(self.place.folder, ignore_errors=True)
         return last
+
+
+def _pids_of(pid: int) -> Iterator[int]:
+    """The processes of a command, looked for when the first is asked for: that reads all /proc."""
+    yield from (process.pid for process in family(pid))
 
 
 class _Parts:

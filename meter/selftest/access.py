@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 
 from meter.demo.client import Reply, post
 from meter.selftest.findings import SelftestError
+from meter.work.ask import KEY_VARIABLE
 
 #: A large model is loaded, compiled and captured.
 START_S = 1800.0
-#: vLLM's own variable for the key that it wants.
-KEY_VARIABLE = "VLLM_API_KEY"
 _TIMEOUT_S = 3.0
 _ANSWER_BYTES_MAX = 4 << 20
 _HIDDEN = "…"
