@@ -15,6 +15,7 @@ METER = ROOT / "meter"
 # From DESIGN section 2, top to bottom. What stands on one line may not import each other upwards.
 ROOMS = (
     "model",
+    "system",
     "trace",
     "power",
     "work",

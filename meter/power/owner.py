@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meter.power.place import PREFIX, NoPlaceError, Place, me
+from meter.system.processes import began
 
 USERS, ROOTS = Path("/dev/shm"), Path("/run")
 ROOT = 0
@@ -209,8 +210,4 @@ def _is_meter(pid: int, started: int, uid: int) -> bool:
 
 def _started(pid: int) -> int:
     """When a process was started, in ticks since boot; 0 where it cannot be told."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-        return int(text.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+    return int(began(pid) or 0)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from meter.system.files import replace_in
+
 PREFIX = "joulemeter-"
 _NOTE_MAX = 200
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -105,18 +107,8 @@ class Place:
     def write(self, name: str, text: str) -> None:
         """A small file that everybody may read, whole or not at all. Raises ``OSError`` or
         ``NoPlaceError``."""
-        fresh = f".{name}.{os.getpid()}"
         with self.opened() as folder:
-            with suppress(FileNotFoundError):
-                os.unlink(fresh, dir_fd=folder)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN
-            file = os.open(fresh, flags, 0o644, dir_fd=folder)
-            try:
-                os.fchmod(file, 0o644)
-                os.write(file, text.encode())
-            finally:
-                os.close(file)
-            os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+            replace_in(folder, name, text.encode(), 0o644)
 
     def read(self, name: str) -> str | None:
         """Such a file's beginning; ``None`` where there is none, or it is not that user's."""

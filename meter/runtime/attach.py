@@ -23,7 +23,7 @@ from meter.runtime.meter import Meter, build
 from meter.runtime.place import PREFIX
 from meter.runtime.prospect import Tried, prospect
 from meter.runtime.signals import heeded, next_signal
-from meter.work.safely import acting_as
+from meter.system.files import acting_as
 from meter.work.scrape import NoCountersError, RefusedError, ScrapeError, Scraper
 
 _POLL_S = 0.5

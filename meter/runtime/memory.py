@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +28,7 @@ import structlog
 
 from meter.attribution import Fit, Learned, from_facts, to_facts
 from meter.model import Device, Engine, Quality, Snapshot
+from meter.system.files import replace_in
 
 VERSION = 1
 _BYTES_MAX = 1 << 20
@@ -265,28 +265,10 @@ def _parsed(data: bytes) -> list[Entry]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of ``path``. A crash leaves the old file, or the new one whole.
-
-    The name beside it is a new one (mode 0600): a second writer cannot mix its bytes in.
-    """
+    """Put ``data`` in the place of ``path``. A crash leaves the old file, or the new one whole."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    """The rename itself; without it a crash may bring the old file back, which does no harm."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
+        replace_in(folder, path.name, data, durable=True)
     finally:
-        os.close(handle)
+        os.close(folder)

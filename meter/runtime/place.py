@@ -19,9 +19,9 @@ from typing import NamedTuple
 import psutil
 import structlog
 
+from meter.system.files import User, acting_as
 from meter.work import beside
 from meter.work.listener import PATH_BYTES
-from meter.work.safely import User, acting_as
 
 PREFIX = "joulemeter-"
 SOCKET = "meter.sock"

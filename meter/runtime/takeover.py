@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from meter.model import Event, Reading, Snapshot
-from meter.work.safely import User, acting_as, read_file, replace_file
+from meter.system.files import User, acting_as, read_file, replace_file
 
 MISSED = "meter_down"
 #: Engines try a socket twice a second: by then every one that lives should have joined.

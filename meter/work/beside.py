@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meter import __version__
-from meter.work.safely import replace_file
+from meter.system.files import replace_file
 
 #: Under which vLLM knows it, and VLLM_PLUGINS names it.
 NAME = "joulemeter"

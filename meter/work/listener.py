@@ -25,8 +25,8 @@ from pathlib import Path
 import structlog
 
 from meter.model import Event
+from meter.system.files import User, acting_as
 from meter.work.peer import ANCILLARY_BYTES, Peer, ask_for_peers, peer_of
-from meter.work.safely import User, acting_as
 from meter.work.wire import Counters, Decoder, DevicesOf, Source
 
 _DATAGRAM_MAX = 1 << 20

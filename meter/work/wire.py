@@ -44,9 +44,10 @@ from meter.model import (
     Step,
     Work,
 )
+from meter.system.processes import began, comes_of, lives
 from meter.trace import fields
 from meter.trace.errors import LineError, shown
-from meter.work.peer import Peer, began, comes_of, lives
+from meter.work.peer import Peer
 from meter.work.refusals import Refusals
 
 VERSION = "jm1"

@@ -369,8 +369,7 @@ def test_a_folder_that_cannot_be_used_is_said_once(tmp_path):
 def test_a_failing_step_leaves_a_whole_file(tmp_path, monkeypatch, step, after):
     """Each durable step fails, and also fails although it was done; then it works again."""
     keep(tmp_path, Learned(CARD.id, "m", make_fit(1.0)))
-    home = Path if step == "replace" else os
-    real = getattr(home, step)
+    real = getattr(os, step)
 
     def fails(*words, **options):
         if after:
@@ -381,7 +380,7 @@ def test_a_failing_step_leaves_a_whole_file(tmp_path, monkeypatch, step, after):
 
     memory = Memory(tmp_path)
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
-        patch.setattr(home, step, fails)
+        patch.setattr(os, step, fails)
         memory.keep([Learned(CARD.id, "m", make_fit(2.0))], snapshot(CARD))
     assert [line["event"] for line in logs] == ["calibration_not_kept"]
     (known,) = Memory(tmp_path).restore([CARD])

@@ -16,9 +16,9 @@ from meter.model import Reading, Snapshot
 from meter.runtime.meter import _record
 from meter.runtime.place import NoPlaceError, given_place, let_in, new_place
 from meter.runtime.takeover import Gate, Notes, Stood
+from meter.system.files import User, acting_as, read_file, replace_file
 from meter.work import beside
 from meter.work.listener import PATH_BYTES, Listener, ListenError
-from meter.work.safely import User, acting_as, read_file, replace_file
 from meter.work.vllm.sender import Sender
 
 IS_ROOT = os.geteuid() == 0

@@ -19,8 +19,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from meter.model import EngineEvent, Event, RequestOpened, Step
+from meter.system import processes
 from meter.work import listener as module
-from meter.work import peer
 from meter.work.listener import Listener, ListenError
 from meter.work.peer import Peer
 from meter.work.vllm.sender import Sender
@@ -248,18 +248,18 @@ def test_files_that_are_sent_along_are_not_taken(tmp_path: Path, heard: Heard) -
 def test_a_process_of_that_number_that_began_later_is_not_the_engine() -> None:
     """Numbers come again; and who has ended but was not waited for is gone too."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    since = peer.began(process.pid)
+    since = processes.began(process.pid)
     assert since is not None
-    assert peer.lives(process.pid, since) and peer.lives(process.pid, None)
-    assert not peer.lives(process.pid, str(int(since) + 1))
+    assert processes.lives(process.pid, since) and processes.lives(process.pid, None)
+    assert not processes.lives(process.pid, str(int(since) + 1))
     assert process.stdin is not None
     process.stdin.close()
     until_s = time.monotonic() + 10
-    while peer.lives(process.pid, since) and time.monotonic() < until_s:
+    while processes.lives(process.pid, since) and time.monotonic() < until_s:
         time.sleep(0.01)
-    assert not peer.lives(process.pid, since), "nobody has waited for it yet"
+    assert not processes.lives(process.pid, since), "nobody has waited for it yet"
     process.wait()
-    assert not peer.lives(process.pid, since)
+    assert not processes.lives(process.pid, since)
 
 
 # --- what does not end the thread

@@ -54,20 +54,33 @@ def replace_file(folder: Path, name: str, data: bytes, mode: int = 0o600) -> Non
     """
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        beside = f".{name}.{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(beside, flags, mode, dir_fd=place)
-        try:
-            with os.fdopen(file, "wb") as out:
-                out.write(data)
-                os.fchmod(out.fileno(), mode)
-            os.replace(beside, name, src_dir_fd=place, dst_dir_fd=place)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(beside, dir_fd=place)
-            raise
+        replace_in(place, name, data, mode)
     finally:
         os.close(place)
+
+
+def replace_in(
+    place: int, name: str, data: bytes, mode: int = 0o600, durable: bool = False
+) -> None:
+    """The same in an open folder. The name beside it is a new one: a second writer cannot mix its
+    bytes in. ``durable``: it outlives a crash of the machine, too. Raises ``OSError``."""
+    beside = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(beside, flags, mode, dir_fd=place)
+    try:
+        with os.fdopen(file, "wb") as out:
+            out.write(data)
+            os.fchmod(out.fileno(), mode)
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
+        os.replace(beside, name, src_dir_fd=place, dst_dir_fd=place)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside, dir_fd=place)
+        raise
+    if durable:  # the rename; a crash before it brings the old file back, which does no harm
+        os.fsync(place)
 
 
 def read_file(path: Path, bytes_max: int, owners: Collection[int]) -> bytes:

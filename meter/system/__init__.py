@@ -1,0 +1,1 @@
+"""What every room may need of the operating system: processes, and files of others."""
