@@ -574,7 +574,7 @@ class Decoder:
         request, since_ns = _text(id), source.unheard_ns or 0
         t_ns = self._time(t, "t")
         known = source.open.get(request)
-        if known is not None and known[0] == source.hellos:
+        if known is not None and known[0] == source.hellos and known[1] is not None:
             raise LineError(f"id {shown(request)} is open already")
         model, tenant = _text_or_none(model), _text_or_none(tenant)
         if model is not None and not self._models.admit(model):

@@ -456,3 +456,14 @@ def test_an_engine_starts_once_in_a_life() -> None:
     scene = Scene()
     events = [e for _ in range(3) for e in scene.say(hello(event="up"), hello())]
     assert {e.event for e in events if isinstance(e, EngineEvent)} == {"ready"}
+
+
+def test_an_opening_after_a_step_that_named_it_is_taken() -> None:
+    """Whose opening comes late is told of all the same, and only once."""
+    scene = Scene()
+    scene.say(["S", 0, NOW - 2, NOW - 1, [["a", 4, 0, "p"]], None])
+    [opened] = scene.say(["O", NOW, "a", "p", 7, "m", "acme"])
+    assert isinstance(opened, RequestOpened)
+    assert opened.tenant == "acme"
+    assert scene.say(["O", NOW, "a", "p", 7, "m", "acme"]) == []
+    assert scene.decoder.counters.bad == 1
