@@ -185,7 +185,8 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One forward pass of an engine, from ``t0_ns`` to ``t1_ns`` (DESIGN section 4).
+    """One forward pass of an engine, from ``t0_ns`` to ``t1_ns``: when it has its output. A step
+    that is scheduled while another runs begins where that one ends, so that steps do not overlap.
 
     In full form (``same`` false) ``work`` lists every participant. In change form (``same`` true)
     everyone who decoded in the engine's previous step, is not in ``drop`` and has not closed
@@ -385,13 +386,13 @@ class DeviceState:
     """One device at the settled watermark.
 
     ``measured_j`` is everything the counter moved since the first reading; ``pending_j`` the part
-    of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of
-    DESIGN section 5 (``static_w, F, a, q, b, c, e``) to joules (watts for ``static_w``); an ``sd``
-    of ``None`` means nothing is known. Where engines of several models share the device there is
-    ``static_w`` alone, and ``by_model`` holds the others with their sd. ``latency_s`` is how long
-    the last call took; ``delay_s`` how late the counter shows what was drawn, ``smear_s`` the width
-    of the window over which it averages, ``delay_sd_s`` the doubt of the delay: all ``None`` while
-    not found.
+    of it that is in no account yet. ``coefficients`` and ``coefficient_sd`` map the names of the
+    cost model (``static_w, F, a, q, b, c, e``: ``meter.attribution.coefficients``) to joules (watts
+    for ``static_w``); an ``sd`` of ``None`` means nothing is known. Where engines of several models
+    share the device there is ``static_w`` alone, and ``by_model`` holds the others with their sd.
+    ``latency_s`` is how long the last call took; ``delay_s`` how late the counter shows what was
+    drawn, ``smear_s`` the width of the window over which it averages, ``delay_sd_s`` the doubt of
+    the delay: all ``None`` while not found.
     ``jumps``: changes that no such device could have drawn; like ``resets`` they are left out.
     ``counter_uj``: what the counter itself said last, microjoules.
     ``settled_ns``: until when its intervals are closed, and ``drawn_j`` all that they moved until

@@ -5,7 +5,7 @@ import socketserver
 import threading
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.no_silent_skips import (  # noqa: F401
     pytest_make_collect_report,
@@ -13,7 +13,7 @@ from tests.no_silent_skips import (  # noqa: F401
 )
 
 # A busy machine is slow, not wrong: no test fails by its own time.
-settings.register_profile("joulemeter", deadline=None)
+settings.register_profile("joulemeter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("joulemeter")
 
 

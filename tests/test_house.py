@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 METER = ROOT / "meter"
 
-# From DESIGN section 2, top to bottom. What stands on one line may not import each other upwards.
+# Top to bottom. What stands on one line may not import each other upwards.
 ROOMS = (
     "model",
     "system",

@@ -2,8 +2,8 @@
 
 With every settled pass ``k`` running sums move, in joules ``A += (F + gap)/|S| + b + e·m/T``,
 ``B += c``, ``C += c·(k − k0)`` (each weighted by the closure's λ). A request that decodes one token
-a step from pass ``j`` on with context ``x`` owes ``ΔA + (x − (j − k0))·ΔB + ΔC`` (DESIGN section
-5): nothing is done for it while it runs.
+a step from pass ``j`` on with context ``x`` owes ``ΔA + (x − (j − k0))·ΔB + ΔC``: nothing
+is done for it while it runs.
 
 The doubt rests on more sums of the same kind. The noise of single steps (``resolution``): for
 a share of ``f_k + κ·c_k`` at a context of κ the error is ``(u_k + κ·v_k)·ε_k``, and its square has

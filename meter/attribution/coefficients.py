@@ -1,6 +1,6 @@
 """What a step costs: the coefficients of the cost game and the features they price.
 
-``cost = static_w·seconds + F·steps + a·p + q·pairs + b·n + c·kv + e·m`` (DESIGN section 5), where
+``cost = static_w·seconds + F·steps + a·p + q·pairs + b·n + c·kv + e·m``, where
 ``seconds`` is time outside steps (idle and gaps), ``p`` prefill tokens computed, ``pairs`` the
 token pairs that prefill attention sees, ``n`` decode tokens computed, ``kv`` the context tokens
 that decoding requests read and ``m`` the share of a mixture's experts that a step wakes. The other
@@ -53,8 +53,9 @@ class Prior(NamedTuple):
     informed: bool
 
 
-#: The shape of an 8B model's costs on an H100 (DESIGN section 8). Used where the model's facts are
-#: unknown: the data set its scale at once, and then every coefficient by itself.
+#: The shape of an 8B model's costs on an H100, as the demo's card has them
+#: (``meter.demo.physics``). Used where the model's facts are unknown: the data set its scale at
+#: once, and then every coefficient by itself.
 GENERIC = Prior(Coefficients(115.0, 2.0, 16.5e-3, 0.75e-6, 30e-3, 24e-6), informed=False)
 
 #: A mixture of experts of unknown size: waking all of them costs about as much as a step.
@@ -80,10 +81,13 @@ def with_experts(prior: Prior) -> Prior:
 def roofline_prior(engine: Engine, device: Device, shards: int = 1) -> Prior:
     """Coefficients from the model's and the card's data sheets, each right within about 1.4.
 
-    The formulas: DESIGN section 5. Checked against published figures for 8B models on one H100
-    (ML.ENERGY leaderboard, version 3) alone, not yet against a trace of our own (``tests/data``).
-    A mixture's experts hold ``(params − active) / (1 − active/total)`` of its parameters; reading
-    them all is ``e``, reading the rest is in ``F``.
+    With ``P`` 0.8 of the power limit: a byte read takes ``P / bandwidth``; ``F`` reads the weights,
+    1.4 times for what else a step does, and ``c`` a token's KV cache. A FLOP takes 0.71 pJ at full
+    utilisation, here half of it: ``a`` is ``2·parameters`` of them, ``b`` 1.8 times ``a``, and
+    ``q`` is ``4·heads·head_dim·layers``. Checked against published figures for 8B models on one
+    H100 (ML.ENERGY leaderboard, version 3) alone, not yet against a trace of our own
+    (``tests/data``). A mixture's experts hold ``(params − active) / (1 − active/total)`` of its
+    parameters; reading them all is ``e``, reading the rest is in ``F``.
 
     ``shards``: devices that share the engine's work; each carries an equal part. Returns
     ``GENERIC`` where a fact is missing.

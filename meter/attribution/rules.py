@@ -6,7 +6,6 @@
 
 Each is given the same readings and steps as the core, and joules between readings by a straight
 line. None hands out a joule twice, so what it charges is never more than what the counters moved.
-``reference/peers.md`` says who uses which.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a step costs on the simulated card: an 8B model in bf16 on one H100 (DESIGN section 8).
+"""What a step costs on the simulated card: an 8B model in bf16 on one H100.
 
 A step takes ``step + prefill + pairs + decode + context`` seconds and, on top of static power, as
 many joules, each term linear in the work. Noise of 3 % a step, seeded, on both: on the time, and

@@ -1,4 +1,4 @@
-"""The trace format: what the sources saw, as JSON Lines (DESIGN section 6).
+"""The trace format: what the sources saw, as JSON Lines.
 
 The first line is ``meta``; times are seconds with up to nine decimals, read and written as exact
 nanoseconds. Files ending in ``.gz`` or ``.zst`` are compressed. Reading never stops at a bad line:

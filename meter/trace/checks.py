@@ -20,7 +20,7 @@ from meter.model import (
 )
 from meter.trace.errors import AheadError, LineError, listed, shown
 
-# Lines may stand so much out of order (DESIGN section 6).
+# Lines may stand so much out of order.
 WINDOW_NS = 2 * 10**9
 # So far ahead (as the first line is, of nothing) a time is only believed where the next line is not
 # far behind it: one wrong time must not make late whatever follows.

@@ -1,8 +1,8 @@
 """The brute-force allocator: every step, every request, no running sums.
 
 It takes the intervals' factors as settled facts (edges, ΔE, coefficients) and hands each interval's
-joules out by looping over all requests of all steps in it, exactly as DESIGN section 5 writes the
-share down. Both the closed form and this must agree to 1e-9.
+joules out by looping over all requests of all steps in it, exactly as the share is written down in
+``meter.attribution.coefficients``. Both the closed form and this must agree to 1e-9.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Small engines with known costs, for the tests of the core: truth is computed beside them.
 
 ``Scene`` plays a continuous-batching engine on a card whose energy follows the very cost model of
-DESIGN section 5 (plus seeded noise a step), and keeps each request's true share: what the core may
-only infer. Steps can be told in full or in change form.
+``meter.attribution.coefficients`` (plus seeded noise a step), and keeps each request's true share:
+what the core may only infer. Steps can be told in full or in change form.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each engine computes a fixed number of running requests in every step. At a steady pace requests
 end, picked at random, and others take their place with a chunk or two of prefill. Its card draws
-what the cost model of DESIGN section 8 says (with noise a step), scaled so that the mean step takes
+what the cost model of the demo's card says (with noise a step), scaled so that the mean step takes
 ``Load.step_s``; the card's counter moves at its own tick and is polled more often. As in the core,
 members are never looked at one by one, so that an hour of a big fleet is made in a minute.
 """

@@ -1,4 +1,4 @@
-"""The simulated card's physics: what DESIGN section 8 says, and shares that sum."""
+"""The simulated card's physics: the stated figures, and shares that sum."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_shares_sum_to_what_the_card_draws(work: list[Work], seed: int) -> None:
 
 
 def test_a_step_costs_what_the_design_says() -> None:
-    """The figures of DESIGN section 8, term by term."""
+    """The stated figures, term by term."""
     cost = Physics(EXACT).cost([Work("p", 100, 50, Phase.PREFILL), Work("d", 1, 700, Phase.DECODE)])
     pairs = 100 * 50 + 100 * 101 / 2
     seconds = 6.6e-3 + 29e-6 * 100 + 1.1e-9 * pairs + 50e-6 + 45e-9 * 700

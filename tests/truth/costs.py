@@ -1,8 +1,8 @@
 """Hidden cost coefficients: what work takes in joules beyond static power, and in seconds.
 
-A step costs ``step + prompt·p + pair·pairs + decode·n + context·kv + expert·m(T)`` (DESIGN
-section 5), the same sum in both units. Work is held as rows of ``features`` that add up over the
-step: then a request's Shapley value is the product of its own row with the coefficients.
+A step costs ``step + prompt·p + pair·pairs + decode·n + context·kv + expert·m(T)``, the same sum in
+both units. Work is held as rows of ``features`` that add up over the step: then a request's Shapley
+value is the product of its own row with the coefficients.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ QWEN_MOE: Final = Model(
     "qwen-30b-a3b", 30.5e9, 61.0e9, 98304, 48, 32, 128, active_params=3.3e9, experts=Experts(128, 8)
 )
 
-#: 8B in bf16 on one H100, as DESIGN section 8 has it.
+#: 8B in bf16 on one H100, as the demo's card has it (``meter.demo.physics``).
 H100: Final = Setup(
     card="NVIDIA H100 80GB HBM3",
     model=LLAMA_8B,

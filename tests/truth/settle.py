@@ -1,10 +1,10 @@
 """Who truly pays: every joule that the boards drew, on the request or account that caused it.
 
-The cost game of DESIGN section 5 on the steps' *real* energy. A step that took ``noise·(dynamic +
-static)`` joules is split by the coefficients ``noise·(joules + static_w·seconds)``: equal parts of
-the fixed one, the rest by each row's own features. Static power over the gap before a step goes in
-equal parts to its requests; where several engines are busy on one board it flows once, and each
-carries an equal part; where none is, it is idle.
+The cost game of ``meter.attribution`` on the steps' *real* energy. A step that took
+``noise·(dynamic + static)`` joules is split by the coefficients ``noise·(joules +
+static_w·seconds)``: equal parts of the fixed one, the rest by each row's own features. Static power
+over the gap before a step goes in equal parts to its requests; where several engines are busy on
+one board it flows once, and each carries an equal part; where none is, it is idle.
 
 Under the power limit a step's duration is the greater of two sums, so its value is taken along the
 diagonal (Aumann and Shapley): exact for one request, and for many alike.

@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_case() -> None:
 
 @pytest.mark.parametrize("name", ["moderate-h100-1", "preempted", "overrun", "aborted", "chunked"])
 def test_change_form_says_what_full_form_says(name: str) -> None:
-    """Unfolded by DESIGN's words, the change form gives each step's rows as they were."""
+    """Unfolded as ``model.Step`` says, the change form gives each step's rows as they were."""
     found = case(name)
     assert any(step.same for step in steps(found))
     rows, ends = found.settled.passes.rows, np.cumsum(found.settled.passes.members)
