@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from meter.demo.stage import cache
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VLLM_MACHINES = ("x86_64", "aarch64")
 
@@ -36,12 +38,6 @@ def program(*names: str) -> str:
 def browser() -> str:
     """The path of a Chromium."""
     return program(*BROWSERS)
-
-
-def cache() -> Path:
-    """Where `make` keeps what it fetched."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("JOULEMETER_CACHE") or f"{home}/joulemeter")
 
 
 def vllm(version: str | None = None) -> Path:

