@@ -22,7 +22,7 @@ from meter.power.errors import PowerError
 from meter.power.nvml import boards, processes_by_board
 from meter.power.patience import NoAnswerError, ask
 from meter.power.visible import BY_BUS, CUDA_VARIABLE, ORDER_VARIABLE, visible_devices
-from meter.work.wire import Hello
+from meter.work.hello import Hello
 
 _ANSWER_WITHIN_S = 1.0
 

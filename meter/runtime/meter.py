@@ -39,8 +39,8 @@ from meter.runtime.threads import Deaths
 from meter.runtime.watch import Watch
 from meter.runtime.writer import Inbox, Record, Writer
 from meter.trace import TraceWriter
+from meter.work.hello import DevicesOf
 from meter.work.listener import Listener, ListenError
-from meter.work.wire import DevicesOf
 
 T = TypeVar("T")
 SOCKET_VARIABLE = "JOULEMETER_SOCKET"

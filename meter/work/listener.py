@@ -26,8 +26,9 @@ import structlog
 
 from meter.model import Event
 from meter.system.files import User, acting_as
+from meter.work.hello import DevicesOf
 from meter.work.peer import ANCILLARY_BYTES, Peer, ask_for_peers, peer_of
-from meter.work.wire import Counters, Decoder, DevicesOf, Source
+from meter.work.wire import Counters, Decoder, Source
 
 _DATAGRAM_MAX = 1 << 20
 #: Of a socket's path (sun_path has 108, and a zero at its end).

@@ -31,13 +31,9 @@ from typing import Any
 import structlog
 
 from meter.model import (
-    Engine,
     EngineEvent,
     Event,
-    Experts,
-    Fidelity,
     Gap,
-    Layout,
     Phase,
     RequestClosed,
     RequestOpened,
@@ -47,6 +43,7 @@ from meter.model import (
 from meter.system.processes import began, comes_of, lives
 from meter.trace import fields
 from meter.trace.errors import LineError, shown
+from meter.work.hello import DevicesOf, Hello, read_hello, text_of
 from meter.work.peer import Peer
 from meter.work.refusals import Refusals
 
@@ -67,124 +64,12 @@ MODELS_MAX, TENANTS_MAX, REASONS_MAX = 10_000, 100_000, 100
 OTHER = "other"
 #: Sources that were taken for gone, and ids of closed requests, that are remembered.
 _PARTED_MAX, _CLOSED_MAX = 256, 1024
-_LABEL_CHARACTERS, _DEVICES_CHARACTERS = 128, 4096
 #: An event has happened when it is told; a meter that was stopped hears it late.
 _AHEAD_NS = 100_000_000
 _BEHIND_NS = fields.STEP_NS_MAX
 _ONE_CLOCK = "times are CLOCK_MONOTONIC of the meter's host"
 #: From ready on an engine says something twice a second.
 _SILENT_NS = 10_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What an engine says of itself.
-
-    ``pid`` is the scheduler's process: as the kernel says where it does (``None``: not visible
-    here), else as the engine says, in its own PID namespace; ``cuda_visible_devices`` is that
-    environment variable as the engine saw it (``None``: not set). Where it speaks in
-    mid-life to one who has not heard it before, ``next_seq`` is the step that comes next,
-    ``missed_steps`` how many nobody heard just before, ``open_requests`` how many it holds.
-    """
-
-    source: str
-    engine: str = "0"
-    model: str | None = None
-    engine_version: str | None = None
-    params: float | None = None
-    active_params: float | None = None
-    weight_bytes: float | None = None
-    kv_bytes_per_token: float | None = None
-    layers: int | None = None
-    heads: int | None = None
-    head_dim: int | None = None
-    dtype: str | None = None
-    tp: int | None = None
-    pp: int | None = None
-    dp: int | None = None
-    ep: int | None = None
-    experts_total: int | None = None
-    experts_active: int | None = None
-    pid: int | None = None
-    cuda_visible_devices: str | None = None
-    next_seq: int | None = None
-    missed_steps: int | None = None
-    open_requests: int | None = None
-
-    def info(self, label: str, devices: tuple[str, ...] | None) -> Engine:
-        """``devices``: those that it owns; ``None``: they are not known."""
-        return Engine(
-            id=label,
-            devices=devices or (),
-            model=self.model,
-            fidelity=Fidelity.STEP,
-            params=self.params,
-            active_params=self.active_params,
-            weight_bytes=self.weight_bytes,
-            kv_bytes_per_token=self.kv_bytes_per_token,
-            layers=self.layers,
-            heads=self.heads,
-            head_dim=self.head_dim,
-            engine_version=self.engine_version,
-            experts=self._experts(),
-            layout=self._layout(),
-            owns_none=devices == (),
-        )
-
-    def _experts(self) -> Experts | None:
-        total, active = self.experts_total, self.experts_active
-        if total is None or active is None or not 1 <= active <= total <= fields.RANKS_MAX:
-            return None
-        return Experts(total, active)
-
-    def _layout(self) -> Layout | None:
-        """Ranks that are not told apart count as one, as in a trace; none told: not known."""
-        told = (self.tp, self.pp, self.dp, self.ep)
-        known = [ranks for ranks in told if ranks is not None]
-        if not known or not all(1 <= ranks <= fields.RANKS_MAX for ranks in known):
-            return None
-        return Layout(*(1 if ranks is None else ranks for ranks in told))
-
-
-#: The devices that an engine owns; ``None``: that cannot be told yet.
-DevicesOf = Callable[[Hello], tuple[str, ...] | None]
-
-_TEXTS = ("engine", "model", "engine_version", "dtype", "cuda_visible_devices")
-_RANKS = ("tp", "pp", "dp", "ep")
-_JOINING = ("next_seq", "missed_steps", "open_requests")
-_INTEGERS = (
-    *("layers", "heads", "head_dim", "experts_total", "experts_active", "pid"),
-    *(*_RANKS, *_JOINING),
-)
-_NUMBERS = ("params", "active_params", "weight_bytes", "kv_bytes_per_token")
-_MOST = {"pid": fields.PID_MAX}
-
-
-def read_hello(source: str, facts: Mapping[str, object]) -> Hello:
-    """The facts that can be true; the others count as not known."""
-    known: dict[str, Any] = {}
-    for name, value in facts.items():
-        try:
-            if name in _TEXTS:
-                known[name] = _fact(name, value)
-            elif name in _INTEGERS:
-                known[name] = fields.as_whole(value, name, most=_MOST.get(name, fields.NUMBER_MAX))
-            elif name in _NUMBERS:
-                known[name] = fields.as_amount(value, name)
-        except (LineError, TypeError):
-            known.pop(name, None)
-    if not known.get("engine", "0"):
-        del known["engine"]
-    return Hello(source, **known)
-
-
-def _fact(name: str, value: object) -> str:
-    if name != "cuda_visible_devices":
-        return _text(value, _LABEL_CHARACTERS if name == "engine" else fields.TEXT_MAX)
-    text = _text(value, _DEVICES_CHARACTERS)
-    if text != value:
-        raise LineError(f"{name} {shown(value)} names no devices")
-    return text
 
 
 @dataclass(slots=True)
@@ -325,7 +210,7 @@ class Decoder:
             version, name, number, records = json.loads(bytes(data))
             if version != VERSION or type(records) is not list:
                 raise LineError(f"no datagram of {VERSION}")
-            name, number = _text(name), fields.as_whole(number, "number")
+            name, number = text_of(name), fields.as_whole(number, "number")
         except _BAD as error:
             self._bad("unreadable", error, peer)
             return []
@@ -571,7 +456,7 @@ class Decoder:
     def _opened(
         self, source: Source, t: Any, id: Any, parent: Any, prompt: Any, model: Any, tenant: Any
     ) -> RequestOpened:
-        request, since_ns = _text(id), source.unheard_ns or 0
+        request, since_ns = text_of(id), source.unheard_ns or 0
         t_ns = self._time(t, "t")
         known = source.open.get(request)
         if known is not None and known[0] == source.hellos and known[1] is not None:
@@ -599,7 +484,7 @@ class Decoder:
     def _closed(
         self, source: Source, t: Any, id: Any, reason: Any, tokens: tuple[Any, Any, Any]
     ) -> RequestClosed:
-        request, reason = _text(id), _text_or_none(reason)
+        request, reason = text_of(id), _text_or_none(reason)
         if reason is not None and not self._reasons.admit(reason):
             reason = OTHER
         names = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -649,7 +534,7 @@ class Decoder:
         if work:
             fields.together(work, "work")
         same = drop is not None
-        dropped = tuple(map(_text, drop)) if drop else ()
+        dropped = tuple(map(text_of, drop)) if drop else ()
         times = self._span(source, t0, t1)
         if source.seq is not None and seq <= source.seq:
             raise LineError(f"seq {seq} of engine {shown(source.label)} came before")
@@ -719,18 +604,12 @@ def _work(row: list[Any]) -> Work:
         raise LineError(f"tokens {shown(tokens)} is not from 1 to {fields.TOKENS_MAX}")
     if type(context) is not int or not 0 <= context <= fields.TOKENS_MAX:
         raise LineError(f"context {shown(context)} is not from 0 to {fields.TOKENS_MAX}")
-    return Work(_text(request), tokens, context, _PHASES[phase], count)
+    return Work(text_of(request), tokens, context, _PHASES[phase], count)
 
 
 def _count_or_none(value: Any, name: str) -> int | None:
     return None if value is None else fields.as_whole(value, name, most=fields.TOKENS_MAX)
 
 
-def _text(value: Any, most: int = fields.TEXT_MAX) -> str:
-    if type(value) is not str:
-        raise LineError(f"{shown(value)} is not a text")
-    return fields.clean(value, most)
-
-
 def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
+    return None if value is None else text_of(value)

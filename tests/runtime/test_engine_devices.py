@@ -16,7 +16,8 @@ from meter.power.nvml import NvmlSource
 from meter.runtime.devices import Claims, Wanted, owned, wanted
 from meter.runtime.late import Latecomers
 from meter.runtime.meter import _owners
-from meter.work.wire import Decoder, Hello, Source
+from meter.work.hello import Hello
+from meter.work.wire import Decoder, Source
 
 FOUND = tuple(
     Device(f"GPU-{letter * 8}", "H100", Quality.MEASURED, index=str(i))

@@ -9,8 +9,9 @@ from meter.export.state import State
 from meter.model import Snapshot
 from meter.pricing import Tariff
 from meter.runtime.watch import Watch
+from meter.work.hello import Hello
 from meter.work.peer import Peer
-from meter.work.wire import Hello, Source
+from meter.work.wire import Source
 
 S = 1_000_000_000
 

@@ -18,8 +18,9 @@ import pytest
 from meter.model import EngineEvent, Event, Gap, RequestClosed, RequestOpened, Step
 from meter.trace.fields import TOKENS_MAX, as_text
 from meter.work import wire
+from meter.work.hello import read_hello
 from meter.work.peer import Peer
-from meter.work.wire import Decoder, read_hello
+from meter.work.wire import Decoder
 
 S = 1_000_000_000
 NOW = 1_000_000 * S

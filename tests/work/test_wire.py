@@ -25,8 +25,9 @@ from meter.model import (
     Work,
 )
 from meter.trace.fields import STEP_NS_MAX, TOKENS_MAX
+from meter.work.hello import Hello, read_hello
 from meter.work.vllm.sender import Sender
-from meter.work.wire import Decoder, Hello, read_hello
+from meter.work.wire import Decoder
 
 NS = st.integers(0, 2**62)
 COUNT = st.integers(0, TOKENS_MAX)
