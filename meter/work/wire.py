@@ -227,6 +227,8 @@ class Decoder:
             try:
                 if source.key not in self._sources:
                     raise LineError("something is said after the engine's end")
+                if not source.hellos and record[0] != "H":
+                    raise LineError("something is said before the engine's hello")
                 events.extend(self._record(source, record))
             except _BAD as error:
                 self._bad("record", error, peer, engine=source.label)

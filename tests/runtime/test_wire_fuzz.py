@@ -151,6 +151,7 @@ assert all(receipt.energy_j > 10 for receipt in ALONE.receipts.values())
     [(0, HELLO), (1, packed("evil", 1, [["F", 0, START, START + MS, [["x", 10**9, 10**9, "p"]]]]))]
 )
 @example([(0, packed("evil", 0, [["H", START, "up", {}], ["O", 0, "s", "s", 0, "s", "s"]]))])
+@example([(0, packed("", 0, [["E", 0, "down"], ["H", 0, "up", {}]]))])
 def test_an_honest_engine_is_metered_as_if_it_were_alone(hostile: list[tuple[int, bytes]]) -> None:
     """Its receipts are the same, the sum holds, and every page can be had."""
     played = play(hostile)
